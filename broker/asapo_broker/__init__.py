@@ -1,0 +1,1 @@
+"""Broker: hands stored messages out to groups of consumers and answers queries."""

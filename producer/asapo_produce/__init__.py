@@ -1,0 +1,1 @@
+"""Producer: takes frames from a detector and sends them to the receivers."""

@@ -1,0 +1,1 @@
+"""Worker SDK: consume streams of messages and publish what is computed from them."""

@@ -1,0 +1,95 @@
+"""Events to buffers and back.
+
+A message on a link is two parts: the header (magic `aP`, major, minor, kind byte, MessagePack map) and the payload,
+empty for all kinds but Put and Piece. The number of parts never varies, so nobody can send parts without end.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import fields
+from typing import Any, Final
+
+import msgpack
+
+from asapo.errors import RemoteProtocolError, UnsupportedVersion, WrongInput
+from asapo.wire.events import KINDS, PAYLOAD_KINDS, Event
+from asapo.wire.limits import MAX_HEADER_BYTES, VERSION
+from asapo.wire.put import Put, put_from_map, put_to_map
+
+Buffer = bytes | bytearray | memoryview
+
+MAGIC: Final = b"aP"
+PUT_KIND: Final = 16
+PREFIX: Final = struct.Struct("<2sBBB")
+KIND_OF: Final = {event: kind for kind, event in KINDS.items()}
+FIELDS: Final = {event: tuple(item.name for item in fields(event)) for event in KINDS.values()}
+
+
+def encode(event: Event | Put) -> bytes:
+    """Return the header part of an event; the payload part travels beside it, untouched."""
+    if type(event) is Put:
+        return PREFIX.pack(MAGIC, *VERSION, PUT_KIND) + msgpack.packb(put_to_map(event))
+    kind = type(event)
+    body = {name: getattr(event, name) for name in FIELDS[kind]}  # type: ignore[index]
+    return PREFIX.pack(MAGIC, *VERSION, KIND_OF[kind]) + msgpack.packb(body)  # type: ignore[index]
+
+
+def decode(header: Buffer, payload_bytes: int = 0) -> Event | Put:
+    """Return the event of a header part that came with a payload part of `payload_bytes`.
+
+    Raises
+    ------
+    UnsupportedVersion
+        If the peer speaks another major version; fields `ours`, `theirs`.
+    RemoteProtocolError
+        If anything else is wrong with the header; names what was found and expected.
+    """
+    kind, body = _open(header)
+    if kind == PUT_KIND:
+        put = _blamed(put_from_map, body, "Put")
+        if put.nbytes != payload_bytes:
+            raise RemoteProtocolError(f"Put announces {put.nbytes} payload bytes, {payload_bytes} came")
+        return put
+    event = KINDS.get(kind)
+    if event is None:
+        raise RemoteProtocolError(f"event kind {kind}: expected one of {sorted([PUT_KIND, *KINDS])}")
+    if payload_bytes and event not in PAYLOAD_KINDS:
+        raise RemoteProtocolError(f"{event.__name__} came with {payload_bytes} payload bytes: expected none")
+    known = {name: body[name] for name in FIELDS[event] if name in body}
+    return _blamed(lambda values: event(**values), known, event.__name__)
+
+
+def _open(header: Buffer) -> tuple[int, dict[str, Any]]:
+    """Check prefix and size, return kind and map."""
+    if len(header) > MAX_HEADER_BYTES:
+        raise RemoteProtocolError(f"header of {len(header)} bytes: expected at most {MAX_HEADER_BYTES}")
+    if len(header) < PREFIX.size:
+        raise RemoteProtocolError(f"header of {len(header)} bytes: expected at least {PREFIX.size}")
+    magic, major, minor, kind = PREFIX.unpack_from(header)
+    if magic != MAGIC:
+        raise RemoteProtocolError(f"header begins with {bytes(magic)!r}: expected {MAGIC!r}")
+    if major != VERSION[0]:
+        raise UnsupportedVersion(
+            f"protocol version {major}.{minor}: this program speaks {VERSION[0]}.{VERSION[1]}; update the older side",
+            ours=list(VERSION),
+            theirs=[major, minor],
+        )
+    try:
+        body = msgpack.unpackb(memoryview(header)[PREFIX.size :])
+    except Exception as exc:  # msgpack raises ValueError, its own classes, and UnicodeDecodeError among others
+        raise RemoteProtocolError(f"header of event kind {kind} is not MessagePack: {type(exc).__name__}") from exc
+    if type(body) is not dict:
+        raise RemoteProtocolError(f"header of event kind {kind}: expected a map, found {type(body).__name__}")
+    return kind, body
+
+
+def _blamed(build: Any, body: dict[str, Any], name: str) -> Any:
+    """Build an event; whatever is wrong with its contents is the peer's fault."""
+    try:
+        return build(body)
+    except WrongInput as exc:
+        raise RemoteProtocolError(exc.message, **exc.fields) from exc
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as exc:
+        raise RemoteProtocolError(f"{name}: a field is missing or of the wrong type ({exc!r})") from exc
+

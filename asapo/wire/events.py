@@ -1,0 +1,362 @@
+"""What the two ends of a link say to each other: frozen records that cannot exist with wrong contents."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Final
+
+from asapo.errors import WrongInput
+from asapo.models import MAX_ID
+
+SESSION_BYTES: Final = 16
+
+
+def _whole(value: object) -> bool:
+    return type(value) is int and 0 <= value <= MAX_ID
+
+
+def _seconds(value: object) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type]
+
+
+CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "int": (_whole, "an integer from 0 to 2**63 - 1"),
+    "float": (_seconds, "a finite number of seconds, not negative"),
+    "str": (lambda value: type(value) is str, "text"),
+    "bool": (lambda value: type(value) is bool, "true or false"),
+    "bytes": (lambda value: type(value) is bytes, "bytes"),
+    "list[Any]": (lambda value: type(value) in (list, tuple), "a list"),
+    "dict[Any, Any]": (lambda value: type(value) is dict, "a map"),
+}
+"""Field annotation to (test, what was expected)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Base of all events: every field is checked when the event is born.
+
+    Raises
+    ------
+    WrongInput
+        Names the event, the field, the value and what was expected.
+    """
+
+    def __post_init__(self) -> None:
+        for name, check, expected in FIELD_CHECKS[type(self)]:
+            value = getattr(self, name)
+            if not check(value):
+                raise WrongInput(f"{type(self).__name__}.{name} is {_short(value)}: expected {expected}")
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+FIELD_CHECKS: dict[type[Event], list[tuple[str, Callable[[Any], bool], str]]] = {}
+"""Filled once, below, from the annotations."""
+
+
+# -- every link ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Hello(Event):
+    """First event of a client on a link."""
+
+    role: str
+    """producer, consumer, receiver (registering with the broker) or reader (of the data server)."""
+    session: bytes
+    """16 random bytes, the same on all links of one client."""
+    beamtime: str = ""
+    source: str = ""
+    name: str = ""
+    """Host and program for logs and listings."""
+    boot_id: str = ""
+    token: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Welcome(Event):
+    """First event of a server: what it grants."""
+
+    server_id: str
+    epoch: int = 0
+    window_bytes: int = 0
+    window_messages: int = 0
+    max_unit_bytes: int = 0
+    heartbeat_s: float = 1.0
+    session_timeout_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Beat(Event):
+    """I am alive; a producer adds `closed_below` of each open stream, a consumer renews its leases by it."""
+
+    marks: dict[Any, Any] = field(default_factory=dict)
+    """Stream name to `closed_below`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bye(Event):
+    """The client leaves in good order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye(Event):
+    """The server ends the link; `error` says why (code, message, fields)."""
+
+    error: dict[Any, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Event):
+    """A request succeeded."""
+
+    request: int
+    result: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Event):
+    """A request failed, or its answer is a stream state (nothing yet, finished, gap, unknown)."""
+
+    request: int
+    error: dict[Any, Any]
+
+
+# -- producer to receiver -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class OpenStream(Event):
+    """Ask what a stream holds; with `numbering`, become the one session that numbers it."""
+
+    request: int
+    stream: str
+    substream: int = 0
+    numbering: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class FinishStream(Event):
+    """No message above `last_id` will come; readers may go on with `next_stream`."""
+
+    request: int
+    stream: str
+    last_id: int
+    next_stream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class SetMeta(Event):
+    """Set the metadata (JSON text) of a stream, or of the beamtime when `stream` is empty."""
+
+    request: int
+    meta: str
+    stream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ack(Event):
+    """All units up to `upto` on this link have their outcome; `errors` lists the messages that were refused."""
+
+    upto: int
+    errors: list[Any] = field(default_factory=list)
+    """Each [unit, index in unit, error map]."""
+    window_bytes: int = 0
+    """New credit; 0 leaves it as it is."""
+
+
+# -- consumer to broker -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GetNext(Event):
+    """Give up to `n` messages to this session in the name of a group; wait up to `wait_s` for the first."""
+
+    request: int
+    source: str
+    stream: str
+    group: str
+    n: int = 1
+    wait_s: float = 0.0
+    ordered: bool = True
+    where: str = ""
+    lease_s: float = 60.0
+    max_attempts: int = 0
+    """0: no bound."""
+    done: list[Any] = field(default_factory=list)
+    """Ranges [lo, hi] of ids to acknowledge first."""
+
+
+@dataclass(frozen=True, slots=True)
+class GetLast(Event):
+    """Give the message with the highest id."""
+
+    request: int
+    source: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class GetById(Event):
+    """Give these messages."""
+
+    request: int
+    source: str
+    stream: str
+    ids: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Query(Event):
+    """Give the messages that a query selects, at most `limit`."""
+
+    request: int
+    source: str
+    stream: str
+    text: str
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledge(Event):
+    """These ids are done."""
+
+    request: int
+    source: str
+    stream: str
+    group: str
+    ranges: list[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Nack(Event):
+    """Give these ids out again after `delay_s`; with `unstarted` the attempt does not count."""
+
+    request: int
+    source: str
+    stream: str
+    group: str
+    ids: list[Any]
+    delay_s: float = 0.0
+    unstarted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Describe(Event):
+    """Ask about one stream (size, last id, state, metadata)."""
+
+    request: int
+    source: str
+    stream: str
+
+
+@dataclass(frozen=True, slots=True)
+class ListStreams(Event):
+    """Ask for streams, of one source or of all; page on with the last name seen."""
+
+    request: int
+    source: str = ""
+    after: str = ""
+    limit: int = 1000
+
+
+@dataclass(frozen=True, slots=True)
+class ListReceivers(Event):
+    """Ask for the receivers that are alive (producers do, too) and the beamtimes."""
+
+    request: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rows(Event):
+    """Messages: index rows as they are (`models.Row`), with the tables that their numbers refer to."""
+
+    request: int
+    rows: list[Any]
+    segments: dict[Any, Any]
+    """Segment number to [path, receiver id, boot id, tier uuid, data server address]."""
+    formats: dict[Any, Any]
+    """Format number to [dtype, shape, codec]."""
+    origins: dict[Any, Any] = field(default_factory=dict)
+    """Origin number to [source, stream]."""
+    attempts: dict[Any, Any] = field(default_factory=dict)
+    """Id to delivery count, for those delivered more than once."""
+    late: list[Any] = field(default_factory=list)
+    """Ids that arrived below the group's position."""
+
+
+# -- receiver to broker -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Register(Event):
+    """A receiver is there (repeated as its heartbeat)."""
+
+    receiver_id: str
+    epoch: int
+    addresses: list[Any]
+    data_address: str
+    boot_id: str
+    tiers: dict[Any, Any]
+    """Tier uuid to {"root": path, "free_bytes": n}."""
+    load: dict[Any, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Announce(Event):
+    """Hint: these streams grew; each [source, stream, head_seq]."""
+
+    beamtime: str
+    heads: list[Any]
+
+
+# -- reader to data server ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Fetch(Event):
+    """Send the bytes [offset, offset + length) of one message's payload; length 0 means to its end."""
+
+    request: int
+    source: str
+    stream: str
+    message_id: int
+    substream: int = 0
+    offset: int = 0
+    length: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Piece(Event):
+    """The bytes asked for are this event's payload part."""
+
+    request: int
+    size: int
+    """Whole payload of the message, in bytes."""
+    offset: int = 0
+
+
+KINDS: Final[dict[int, type[Event]]] = {
+    1: Hello, 2: Welcome, 3: Beat, 4: Bye, 5: Goodbye, 6: Done, 7: Failed,
+    17: OpenStream, 18: FinishStream, 19: SetMeta, 20: Ack,
+    32: GetNext, 33: GetLast, 34: GetById, 35: Query, 36: Acknowledge, 37: Nack, 38: Describe, 39: ListStreams,
+    40: ListReceivers, 41: Rows,
+    48: Register, 49: Announce,
+    64: Fetch, 65: Piece,
+}  # fmt: skip
+"""Kind byte to event; 16 is Put (`asapo.wire.put`), whose layout is its own."""
+
+FIELD_CHECKS.update({
+    kind: [(item.name, *CHECKS[str(item.type)]) for item in fields(kind)] for kind in KINDS.values()
+})  # fmt: skip
+
+PAYLOAD_KINDS: Final[frozenset[type[Event]]] = frozenset({Piece})
+"""Events (beside Put) that come with a payload part."""
+
+Ranges = Sequence[Sequence[int]]
+"""Closed id ranges [[lo, hi], ...]."""

@@ -1,0 +1,188 @@
+"""The Put event: one wire unit of n messages, in columns, because Python must not work per frame more than it has to."""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from math import prod
+from typing import Any, Final
+
+from asapo.errors import WrongInput
+from asapo.models import MAX_ID, PLAIN, Format, Origin, check_name
+from asapo.wire.limits import ALIGN, MAX_META_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES
+
+LEVELS: Final = ("written", "memory")
+"""Acknowledgement levels this version speaks (R25)."""
+
+
+def aligned(size: int) -> int:
+    """Return `size` rounded up to the alignment of payloads within a unit."""
+    return (size + ALIGN - 1) & -ALIGN
+
+
+def unit_offsets(sizes: Sequence[int]) -> list[int]:
+    """Return where each payload starts within the unit, and the unit's length as one more element.
+
+    >>> unit_offsets([100, 64, 3])
+    [0, 128, 192, 195]
+    """
+    if not sizes:
+        return [0]
+    starts = list(accumulate(map(aligned, sizes[:-1]), initial=0))
+    starts.append(starts[-1] + sizes[-1])
+    return starts
+
+
+def pack_column(values: Sequence[int], *, signed: bool = False) -> bytes:
+    """Return 64-bit little-endian integers as bytes."""
+    column = array("q" if signed else "Q", values)
+    if sys.byteorder == "big":
+        column.byteswap()
+    return column.tobytes()
+
+
+def unpack_column(column: bytes, *, signed: bool = False) -> list[int]:
+    """Return the integers of a packed column."""
+    values = array("q" if signed else "Q")
+    values.frombytes(column)
+    if sys.byteorder == "big":
+        values.byteswap()
+    return values.tolist()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Put:
+    """One wire unit: `len(ids)` messages of one stream with one format.
+
+    Raises
+    ------
+    WrongInput
+        If columns differ in length, an id, size or text is out of its limits, or size and format disagree.
+    """
+
+    unit: int
+    """Number of the unit on this link, from 1, without holes."""
+    stream: str
+    ids: Sequence[int]
+    """A range when dense; ascending, from 1."""
+    sizes: Sequence[int]
+    """Stored bytes of each payload."""
+    checksums: bytes
+    """xxh3_64 of each payload: n unsigned 64-bit little-endian integers."""
+    metas: Sequence[str]
+    """One JSON object as text for each message."""
+    acquired_ns: bytes
+    """Acquisition time of each message, ns since the Unix epoch: n signed 64-bit little-endian integers."""
+    closed_below: int = 0
+    format: Format = PLAIN
+    substream: int = 0
+    dataset_size: int = 0
+    level: str = "written"
+    origins: Sequence[Origin | None] = ()
+
+    def __post_init__(self) -> None:
+        check_name("stream", self.stream)
+        n = len(self.ids)
+        if not 1 <= n <= MAX_UNIT_MESSAGES:
+            raise WrongInput(f"unit of {n} messages: expected 1 to {MAX_UNIT_MESSAGES}; split it")
+        if not len(self.sizes) == len(self.metas) == n or not len(self.checksums) == len(self.acquired_ns) == 8 * n:
+            raise WrongInput(f"unit of {n} messages has columns of other lengths")
+        if self.origins and len(self.origins) != n:
+            raise WrongInput(f"unit of {n} messages has {len(self.origins)} origins")
+        if self.level not in LEVELS:
+            raise WrongInput(f"level {self.level!r}: expected one of {', '.join(LEVELS)}")
+        for name in ("unit", "closed_below", "substream", "dataset_size"):
+            value = getattr(self, name)
+            if type(value) is not int or not 0 <= value <= MAX_ID:
+                raise WrongInput(f"Put.{name} is {value!r}: expected an integer from 0 to 2**63 - 1")
+        if self.substream > self.dataset_size or (self.dataset_size and not self.substream):
+            raise WrongInput(f"substream {self.substream} of {self.dataset_size}: expected 1 to dataset_size")
+        self._check_ids()
+        self._check_sizes()
+        longest = max(map(len, self.metas))
+        if longest > MAX_META_BYTES:
+            raise WrongInput(f"metadata of {longest} characters: expected at most {MAX_META_BYTES} bytes")
+
+    def _check_ids(self) -> None:
+        ids = self.ids
+        if type(ids) is range:
+            good = ids.step == 1
+        else:
+            good = all(type(i) is int for i in ids) and all(a < b for a, b in zip(ids, ids[1:], strict=False))
+        if not good or ids[0] < 1 or ids[-1] > MAX_ID:
+            raise WrongInput(f"message ids {ids[0]!r} .. {ids[-1]!r}: expected ascending integers from 1 to 2**63 - 1")
+
+    def _check_sizes(self) -> None:
+        sizes = self.sizes
+        if not all(type(size) is int for size in sizes) or min(sizes) < 0 or sum(sizes) > MAX_UNIT_BYTES:
+            raise WrongInput(f"payload sizes add up to more than {MAX_UNIT_BYTES} bytes, or one is no size")
+        if self.format.dtype and self.format.codec == "raw":
+            nbytes = prod(self.format.shape) * int(self.format.dtype[2:])
+            if min(sizes) != nbytes or max(sizes) != nbytes:
+                raise WrongInput(f"payload of {sizes[0]} bytes, but {self.format} needs {nbytes}")
+
+    @property
+    def nbytes(self) -> int:
+        """Length of the payload part."""
+        return unit_offsets(self.sizes)[-1]
+
+
+def put_to_map(put: Put) -> dict[str, Any]:
+    """Return the header map of a Put; keys are short because every unit carries them."""
+    ids, sizes = put.ids, put.sizes
+    first = sizes[0]
+    header: dict[str, Any] = {
+        "u": put.unit,
+        "n": put.stream,
+        "i": ids[0] if type(ids) is range else list(ids),
+        "k": len(ids),
+        "z": first if len(sizes) == 1 or all(size == first for size in sizes) else list(sizes),
+        "c": put.checksums,
+        "m": list(put.metas),
+        "t": put.acquired_ns,
+        "b": put.closed_below,
+    }
+    if put.format != PLAIN:
+        header["f"] = [put.format.dtype, list(put.format.shape), put.format.codec]
+    if put.substream:
+        header["s"], header["d"] = put.substream, put.dataset_size
+    if put.level != "written":
+        header["l"] = put.level
+    if any(put.origins):
+        header["o"] = [origin and [origin.source, origin.stream, origin.message_id] for origin in put.origins]
+    return header
+
+
+def put_from_map(header: dict[str, Any]) -> Put:
+    """Build a Put from its header map.
+
+    Raises
+    ------
+    WrongInput, KeyError, TypeError, ValueError
+        Whatever is wrong with the map; the codec blames the peer for each of them.
+    """
+    n = header["k"]
+    if type(n) is not int or not 1 <= n <= MAX_UNIT_MESSAGES:
+        raise WrongInput(f"unit of {n!r} messages: expected 1 to {MAX_UNIT_MESSAGES}")
+    ids, sizes, metas = header["i"], header["z"], header["m"]
+    if not all(type(text) is str for text in metas) or type(header["n"]) is not str:
+        raise WrongInput("metadata and stream name: expected text")
+    dtype, shape, codec = header.get("f") or ("", (), "raw")
+    return Put(
+        unit=header["u"],
+        stream=header["n"],
+        ids=range(ids, ids + n) if type(ids) is int else ids,
+        sizes=[sizes] * n if type(sizes) is int else sizes,
+        checksums=bytes(header["c"]),
+        metas=metas,
+        acquired_ns=bytes(header["t"]),
+        closed_below=header["b"],
+        format=PLAIN if not dtype and codec == "raw" else Format(dtype, tuple(shape), codec),
+        substream=header.get("s", 0),
+        dataset_size=header.get("d", 0),
+        level=header.get("l", "written"),
+        origins=tuple(origin and Origin(*origin) for origin in header.get("o", ())),
+    )

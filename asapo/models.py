@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from asapo.errors import WrongInput
 
@@ -133,3 +133,38 @@ class Origin:
     source: str
     stream: str
     message_id: int
+
+
+class Row(NamedTuple):
+    """One indexed message, in the order in which the index selects it and the core passes it on.
+
+    Rows travel as plain tuples; `Row._make(t)` names the columns where that helps.
+    """
+
+    id: int
+    seq: int
+    """Arrival number in the stream, from 1, without holes (R6)."""
+    substream: int
+    """Module of a dataset, from 1; 0 for a message that is no dataset part."""
+    dataset_size: int
+    """Parts of the dataset; 0 for a message that is no dataset part."""
+    segment: int
+    """Number of the segment in the beamtime's index; 0 when the bytes are in a receiver's cache only."""
+    offset: int
+    """First byte of the payload in the segment."""
+    size: int
+    """Stored bytes of the payload."""
+    checksum: int
+    """xxh3_64 of the stored bytes as a *signed* 64-bit integer, as databases keep it; the digest is `checksum & 2**64 - 1`."""
+    format: int
+    """Number of the payload's `Format` in the beamtime's index."""
+    meta: str
+    """Metadata: one JSON object as text, as the producer wrote it."""
+    t_acq_ns: int
+    """Acquisition time as the producer gave it, ns since the Unix epoch."""
+    t_ingest_ns: int
+    """When the receiver took it in, ns since the Unix epoch; orders nothing."""
+    origin: int
+    """Number of the stream this result was computed from (R28); 0 when there is none."""
+    origin_id: int
+    """Id of the message in the origin stream; 0 when there is none."""

@@ -1,0 +1,45 @@
+"""URL scheme to transport."""
+
+from __future__ import annotations
+
+from asapo.errors import WrongInput
+from asapo.transport.base import Link, Server
+from asapo.transport.zeromq import ZmqLink, ZmqServer
+
+SCHEMES = {"tcp": "tcp", "ipc": "ipc", "asapo": "tcp"}
+"""URL scheme to ZeroMQ scheme."""
+
+
+def resolve(url: str) -> str:
+    """Return the transport address of a URL a user gave: asapo://host:port is tcp.
+
+    Raises
+    ------
+    WrongInput
+        If the scheme is unknown or host or port are missing.
+    """
+    scheme, mark, rest = url.partition("://")
+    if not mark or scheme not in SCHEMES or not rest:
+        raise WrongInput(f"address {url!r}: expected asapo://host:port, tcp://host:port or ipc:///path")
+    if SCHEMES[scheme] == "tcp":
+        host, colon, port = rest.rstrip("/").rpartition(":")
+        if not colon or not host or not (port.isdigit() or port == "*"):
+            raise WrongInput(f"address {url!r}: expected host:port with a number as port")
+        rest = f"{host}:{port}"
+    return f"{SCHEMES[scheme]}://{rest}"
+
+
+def connect(url: str, *, send_bytes: int = 0) -> Link:
+    """Return a link that connects to `url` in the background; failure shows as LinkLost on `receive`."""
+    return ZmqLink(resolve(url), send_bytes=send_bytes)
+
+
+def listen(url: str, *, max_part_bytes: int) -> Server:
+    """Return a server bound to `url`; tcp://127.0.0.1:* takes a free port.
+
+    Raises
+    ------
+    ConnectFailed
+        If the address is taken or not ours.
+    """
+    return ZmqServer(resolve(url), max_part_bytes=max_part_bytes)

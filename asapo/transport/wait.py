@@ -1,0 +1,69 @@
+"""Waiting on links, and waking a waiting thread from another."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import zmq
+
+
+class Wakeup:
+    """A bell: any thread rings it, one thread waits on it with a `Waiter`."""
+
+    def __init__(self) -> None:
+        self._read, self._write = socket.socketpair()
+        self._read.setblocking(False)
+        self._write.setblocking(False)
+        self._rung = False
+        self._lock = threading.Lock()
+
+    def ring(self) -> None:
+        """Wake the waiting thread; rings that were not heard yet count as one."""
+        with self._lock:
+            if self._rung:
+                return
+            self._rung = True
+            self._write.send(b"\0")
+
+    def hear(self) -> None:
+        """Take note of the ring. Call it *before* looking at the shared state that the ringer changed."""
+        with self._lock:
+            if self._rung:
+                self._rung = False
+                self._read.recv(16)
+
+    def close(self) -> None:
+        """Free the descriptors."""
+        with self._lock:
+            self._rung = True
+            self._read.close()
+            self._write.close()
+
+    def pollables(self) -> tuple[Any, ...]:
+        """Return what a `Waiter` waits on."""
+        return (self._read,)
+
+
+class Waiter:
+    """Waits until one of the registered links, servers or wakeups has something to read."""
+
+    def __init__(self, *members: Any) -> None:
+        self._poller = zmq.Poller()
+        for member in members:
+            self.add(member)
+
+    def add(self, member: Any) -> None:
+        """Wait on this one, too."""
+        for item in member.pollables():
+            self._poller.register(item, zmq.POLLIN)
+
+    def remove(self, member: Any) -> None:
+        """Stop waiting on this one; call it before the member is closed."""
+        for item in member.pollables():
+            self._poller.unregister(item)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait at most this long; True when something may be there to read."""
+        return bool(self._poller.poll(max(0, int(timeout_s * 1000 + 0.999))))

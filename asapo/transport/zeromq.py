@@ -1,0 +1,231 @@
+"""ZeroMQ transport: DEALER for clients, ROUTER for servers, two parts for every message, payload never copied.
+
+No `zmq.ZMQError` leaves this module.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import os
+import sys
+import threading
+from typing import Any, Final
+
+import zmq
+
+from asapo.errors import ConnectFailed, LinkLost
+from asapo.transport.base import Buffer, Message
+
+HEARTBEAT_MS: Final = 2000
+CONNECT_TIMEOUT_MS: Final = 3000
+QUEUE_MESSAGES: Final = 4096
+"""Messages a pipe may hold: credits bound the bytes, this bounds a peer that ignores them."""
+PAYLOAD_KINDS: Final = (16, 65)
+"""Kind bytes whose payload is worth not copying (Put, Piece)."""
+KIND_AT: Final = 4
+LOST: Final = (
+    zmq.Event.DISCONNECTED
+    | zmq.Event.CLOSED
+    | zmq.Event.CONNECT_RETRIED
+    | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
+    | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
+    | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+REFUSED: Final = (
+    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
+)
+_numbers = itertools.count(1)
+_context_lock = threading.Lock()
+_context: tuple[int, zmq.Context[Any]] | None = None
+
+
+def context() -> zmq.Context[Any]:
+    """Return this process's context; a forked child gets its own."""
+    global _context  # noqa: PLW0603
+    with _context_lock:
+        if _context is None or _context[0] != os.getpid():
+            _context = (os.getpid(), zmq.Context())
+        return _context[1]
+
+
+def tune_malloc() -> None:
+    """Keep frame buffers in the heap instead of mapping and faulting each anew (R12).
+
+    Only for our own service processes, before the first context. Does nothing where malloc is not glibc's.
+    """
+    if not sys.platform.startswith("linux"):
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is None:
+        return
+    m_trim_threshold, m_top_pad, m_mmap_threshold, m_arena_max = -1, -2, -3, -8
+    mallopt(m_mmap_threshold, 32 << 20)
+    mallopt(m_trim_threshold, 1 << 30)
+    mallopt(m_top_pad, 16 << 20)
+    mallopt(m_arena_max, 1)
+
+
+class ZmqLink:
+    """The client's end: one DEALER that never reconnects by itself, so nothing is ever resent behind our back."""
+
+    def __init__(self, address: str, *, send_bytes: int = 0) -> None:
+        self.address = address
+        self._lost = False
+        socket = context().socket(zmq.DEALER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
+        socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+        socket.setsockopt(zmq.RECONNECT_IVL, -1)
+        socket.setsockopt(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5 * HEARTBEAT_MS)
+        if send_bytes:
+            socket.setsockopt(zmq.SNDBUF, send_bytes)
+        self._socket = socket
+        self._monitor = _monitor(socket, LOST)
+        try:
+            socket.connect(address)
+        except zmq.ZMQError as exc:
+            self.close()
+            raise ConnectFailed(f"cannot connect to {address}: {exc.strerror}", address=address) from exc
+
+    def send(self, header: bytes, payload: Buffer = b"", *, copy: bool = True) -> Any:
+        """Queue one message; see `Link.send`."""
+        try:
+            self._socket.send(header, zmq.SNDMORE | zmq.NOBLOCK)
+            if copy:
+                self._socket.send(payload)
+                return True
+            return self._socket.send(payload, copy=False, track=True)
+        except zmq.Again:
+            return False
+
+    def receive(self) -> Message | None:
+        """Return the next message or None; see `Link.receive`."""
+        message = _receive(self._socket, with_peer=False)
+        if message is None and self._is_lost():
+            raise LinkLost(f"connection to {self.address} lost", address=self.address)
+        return message
+
+    def _is_lost(self) -> bool:
+        if not self._lost:
+            self._lost = _drain(self._monitor) > 0
+        return self._lost
+
+    def close(self, *, linger_s: float = 0.0) -> None:
+        """End the link."""
+        _close(self._socket, self._monitor, linger_s)
+
+    def pollables(self) -> tuple[Any, ...]:
+        """Return socket and monitor."""
+        return (self._socket, self._monitor)
+
+
+class ZmqServer:
+    """The server's end: one ROUTER."""
+
+    def __init__(self, address: str, *, max_part_bytes: int) -> None:
+        socket = context().socket(zmq.ROUTER)
+        socket.setsockopt(zmq.LINGER, 0)
+        socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
+        socket.setsockopt(zmq.SNDHWM, QUEUE_MESSAGES)
+        socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
+        socket.setsockopt(zmq.MAXMSGSIZE, max_part_bytes)
+        socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5 * HEARTBEAT_MS)
+        socket.setsockopt(zmq.BACKLOG, 512)
+        self._socket = socket
+        self._monitor = _monitor(socket, REFUSED)
+        self._refused = 0
+        try:
+            socket.bind(address)
+        except zmq.ZMQError as exc:
+            self.address = address
+            self.close()
+            raise ConnectFailed(
+                f"cannot listen on {address}: {exc.strerror}; choose another port, or port 0 for a free one",
+                address=address,
+            ) from exc
+        self.address = socket.getsockopt_string(zmq.LAST_ENDPOINT)
+
+    def send(self, peer: bytes, header: bytes, payload: Buffer = b"", *, copy: bool = True) -> bool:
+        """Queue one message; see `Server.send`."""
+        try:
+            self._socket.send(peer, zmq.SNDMORE | zmq.NOBLOCK)
+            self._socket.send(header, zmq.SNDMORE)
+            self._socket.send(payload, copy=copy)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as exc:
+            if exc.errno != zmq.EHOSTUNREACH:
+                raise LinkLost(f"server on {self.address}: {exc.strerror}", address=self.address) from exc
+            return False
+        return True
+
+    def receive(self) -> Message | None:
+        """Return the next message or None."""
+        return _receive(self._socket, with_peer=True)
+
+    def refused(self) -> int:
+        """Return how many handshakes failed so far."""
+        self._refused += _drain(self._monitor)
+        return self._refused
+
+    def close(self) -> None:
+        """End all links."""
+        _close(self._socket, self._monitor, 0.0)
+
+    def pollables(self) -> tuple[Any, ...]:
+        """Return the socket."""
+        return (self._socket,)
+
+
+def _receive(socket: Any, *, with_peer: bool) -> Message | None:
+    """Take one message of exactly two parts (three with the peer); drop messages of another number of parts."""
+    while True:
+        try:
+            first = socket.recv(zmq.NOBLOCK)
+        except zmq.Again:
+            return None
+        peer, header = (first, b"") if with_peer else (b"", first)
+        if with_peer and socket.rcvmore:
+            header = socket.recv()
+        if not socket.rcvmore:
+            return Message(b"", b"", peer)
+        large = len(header) > KIND_AT and header[KIND_AT] in PAYLOAD_KINDS
+        payload = socket.recv(copy=not large)
+        if not socket.rcvmore:
+            return Message(header, payload, peer)
+        while socket.rcvmore:
+            socket.recv(copy=False)
+        return Message(b"", b"", peer)
+
+
+def _monitor(socket: Any, events: int) -> Any:
+    address = f"inproc://asapo-monitor-{os.getpid()}-{next(_numbers)}"
+    socket.monitor(address, int(events))
+    monitor = context().socket(zmq.PAIR)
+    monitor.setsockopt(zmq.LINGER, 0)
+    monitor.connect(address)
+    return monitor
+
+
+def _drain(monitor: Any) -> int:
+    """Count the monitor's events and forget them."""
+    count = 0
+    while True:
+        try:
+            monitor.recv_multipart(zmq.NOBLOCK)
+        except zmq.ZMQError:
+            return count
+        count += 1
+
+
+def _close(socket: Any, monitor: Any, linger_s: float) -> None:
+    try:
+        socket.monitor(None, 0)
+    except zmq.ZMQError:
+        pass  # closed before
+    monitor.close()
+    socket.close(linger=int(linger_s * 1000))

@@ -155,7 +155,7 @@ class Row(NamedTuple):
     size: int
     """Stored bytes of the payload."""
     checksum: int
-    """xxh3_64 of the stored bytes as a *signed* 64-bit integer, as databases keep it; the digest is `checksum & 2**64 - 1`."""
+    """xxh3_64 of the stored bytes as a *signed* 64-bit integer (databases); `checksum & 2**64 - 1` is the digest."""
     format: int
     """Number of the payload's `Format` in the beamtime's index."""
     meta: str

@@ -1,0 +1,302 @@
+r"""Tree to SQL for the SQLite index: same answers as `evaluate`, values and JSON paths always as parameters.
+
+What SQLite (3.38 or newer) does with JSON, and what is made of it here:
+
+* `json_extract` gives integers beyond 64 bits as doubles. Compared with a value inside 64 bits that is still exact; a
+  larger value is compared with their digits (`_huge`). An integer with a double is compared exactly by SQLite itself.
+* It gives `true` as 1 and objects as text, so each comparison also asks `json_type`.
+* Absent keys are NULL. In a condition NULL is as good as false, so only negation needs two-valued logic: NOT is pushed
+  down to the comparisons, and there written as `IS NOT TRUE`. Comparisons outside NOT stay bare, so indexes serve them.
+* Text is cut at a NUL (before 3.45), so records where that would matter are sorted out: text with NUL never matches.
+* Path lookup compares the raw spelling of keys (`\u00e9` is not `é`), and no path can name a key with a double quote.
+  Such keys are looked up through `json_each`, which decodes them.
+* The SQL parser has a stack of 100: `x AND (y OR (...))` costs three places per level, `((...) OR y) AND x` one. So the
+  most deeply nested operand is written first.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from asapo.errors import WrongInput
+from asapo.query.ast import And, Boolean, Builtin, Comparison, Expr, Instant, Key, MetaKey, Not, Number, Or, Query, Text
+
+Param: TypeAlias = int | float | str
+Path: TypeAlias = tuple[str, ...]
+
+COLUMNS: Final = {
+    "_id": "id",
+    "timestamp": "t_acq_ns",
+    "_stored": "t_ingest_ns",
+    "_size": "size",
+    "_substream": "substream",
+}
+"""Built-in key to integer column."""
+
+_FLIPPED: Final = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
+_TYPES: Final[dict[type, str]] = {
+    Number: "('integer', 'real')",
+    Text: "('text')",
+    Boolean: "('true', 'false')",
+}
+# A part that a JSON path can spell: json.dumps writes it as it is, and no quote ends it early.
+_PATH_PART = re.compile(r"[ !#-\[\]-~]+\Z")
+_NUL: Final = r"'\u0000'"
+_NO_NUL: Final = rf"instr(replace(meta, '\\', ''), {_NUL}) = 0"
+_NO_NUL_AT_PATH: Final = rf"(instr(meta, {_NUL}) = 0 OR instr(replace(meta -> ?, '\\', ''), {_NUL}) = 0)"
+
+
+@dataclass(frozen=True, slots=True)
+class SqlQuery:
+    """Pieces of a SELECT over columns `id, substream, size, t_acq_ns, t_ingest_ns, meta`; values never in the text."""
+
+    where: str
+    """Condition with `?` places; `1` when the query selects everything. Put it in parentheses."""
+    params: tuple[Param, ...]
+    """Values for the places in `where`."""
+    order_by: str
+    """Terms behind ORDER BY; they always end with id and substream, so the order is total."""
+    order_params: tuple[Param, ...]
+    """Values for the places in `order_by`."""
+    limit: int | None
+    """Most rows; None is no limit."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sql:
+    """A condition, its values, and what its place among others depends on."""
+
+    text: str
+    params: tuple[Param, ...] = ()
+    depth: int = 0
+    """Levels of parentheses, for the parser's stack."""
+
+
+def to_sql(query: Query, dialect: str = "sqlite", *, declared: Mapping[Path, str] | None = None) -> SqlQuery:
+    """Translate `query` into parameterised SQL that selects and orders exactly as `evaluate.select` does.
+
+    Parameters
+    ----------
+    query : Query
+        The tree, as `parse` returns it.
+    dialect : str
+        `sqlite` is the only one so far.
+    declared : mapping of metadata path to SQL expression, optional
+        Indexed keys and the expression their index is made of, see `declared_expression`; it is trusted as SQL.
+
+    Raises
+    ------
+    WrongInput
+        If the dialect is unknown, or a number beyond 64 bits is compared with a key that has characters other than
+        printable ASCII, a quote or a backslash in it: SQLite cannot compare those exactly.
+    """
+    if dialect != "sqlite":
+        raise WrongInput(f"SQL dialect {dialect!r}: expected 'sqlite'")
+    writer = _Writer(declared or {})
+    where = _Sql("1") if query.where is None else writer.condition(query.where, negate=False)
+    order_by, order_params = writer.order(query)
+    return SqlQuery(where.text, where.params, order_by, order_params, query.limit)
+
+
+def declared_expression(path: Path) -> str:
+    """Return the SQL expression to index for a declared metadata key, with the path as a literal.
+
+    >>> print(declared_expression(("sample", "name")))
+    json_extract(meta,'$."sample"."name"')
+
+    Raises
+    ------
+    WrongInput
+        If a part of the path is empty, holds a quote or a backslash, or is not printable ASCII.
+    """
+    key = MetaKey(tuple(path))
+    if not _has_json_path(key) or any("'" in part for part in key.path):
+        raise WrongInput(
+            f"declared key {key}: expected printable ASCII without quotes and backslashes; "
+            "rename the key, or query it without declaring it"
+        )
+    return f"json_extract(meta,'{_json_path(key)}')"
+
+
+def _has_json_path(key: MetaKey) -> bool:
+    return all(_PATH_PART.match(part) for part in key.path)
+
+
+def _json_path(key: MetaKey) -> str:
+    return "$" + "".join(f'."{part}"' for part in key.path)
+
+
+def _odd_key(key: MetaKey) -> tuple[str, str, tuple[Param, ...]]:
+    """Return table list and condition that walk to `key` by `json_each`, the alias of its last step, and the values."""
+    tables = ["json_each(meta) AS j0"]
+    for n in range(1, len(key.path)):
+        tables.append(f"json_each(CASE j{n - 1}.type WHEN 'object' THEN j{n - 1}.value ELSE '{{}}' END) AS j{n}")
+    places = " AND ".join(f"j{n}.key = ?" for n in range(len(key.path)))
+    # json_each counts the elements of an array by integers, and `key = ?` never finds a number by text.
+    return f"FROM {', '.join(tables)} WHERE {places}", f"j{len(key.path) - 1}", key.path
+
+
+def _nary(word: str, parts: list[_Sql]) -> _Sql:
+    parts = sorted(parts, key=lambda part: -part.depth)
+    params = tuple(value for part in parts for value in part.params)
+    depth = max(part.depth + (3 if n else 1) for n, part in enumerate(parts))
+    return _Sql(f" {word} ".join(f"({part.text})" for part in parts), params, depth)
+
+
+def _flat(kind: type[And | Or], expr: Expr, *, negate: bool) -> list[tuple[Expr, bool]]:
+    """Return the operands of `expr` as one chain of `kind`, each with whether it is negated (De Morgan)."""
+    if isinstance(expr, Not):
+        return _flat(kind, expr.operand, negate=not negate)
+    wanted = kind if not negate else (Or if kind is And else And)
+    if isinstance(expr, And | Or) and isinstance(expr, wanted):
+        return [found for part in expr.operands for found in _flat(kind, part, negate=negate)]
+    return [(expr, negate)]
+
+
+class _Writer:
+    def __init__(self, declared: Mapping[Path, str]) -> None:
+        self._declared = declared
+
+    def condition(self, expr: Expr, *, negate: bool) -> _Sql:
+        if isinstance(expr, Not):
+            return self.condition(expr.operand, negate=not negate)
+        if isinstance(expr, And | Or):
+            kind = And if isinstance(expr, And) is not negate else Or
+            parts = [self.condition(part, negate=flag) for part, flag in _flat(kind, expr, negate=negate)]
+            return _nary("AND" if kind is And else "OR", parts)
+        found = self._comparison(expr)
+        return _Sql(f"({found.text}) IS NOT TRUE", found.params) if negate else found
+
+    def _comparison(self, node: Comparison) -> _Sql:
+        value = node.value
+        if isinstance(node.key, Builtin):
+            return _Sql(f"{COLUMNS[node.key.name]} {node.op} ?", (_int64(value),))
+        huge = isinstance(value, Number) and _is_huge(value.value)
+        if not _has_json_path(node.key):
+            if huge:
+                raise WrongInput(
+                    f"{node}: a number beyond 64 bits can only be compared with keys of printable ASCII without quotes "
+                    "and backslashes; use a smaller number or rename the key"
+                )
+            return _odd_comparison(node.key, node)
+        path = _json_path(node.key)
+        if isinstance(value, Number) and huge:
+            return _huge(path, node.op, value.value)
+        extract, params = self._extract(node.key)
+        text = f"{extract} {node.op} ? AND json_type(meta, ?) IN {_TYPES[type(value)]}"
+        params = (*params, _bound(value), path)
+        if isinstance(value, Text):
+            return _Sql(f"{text} AND {_NO_NUL_AT_PATH}", (*params, path))
+        return _Sql(text, params)
+
+    def _extract(self, key: MetaKey) -> tuple[str, tuple[Param, ...]]:
+        column = self._declared.get(key.path)
+        return ("json_extract(meta, ?)", (_json_path(key),)) if column is None else (column, ())
+
+    def order(self, query: Query) -> tuple[str, tuple[Param, ...]]:
+        terms: list[str] = []
+        params: list[Param] = []
+        pinned = _pinned(query.where)
+        for order in query.order:
+            down = " DESC" if order.descending else ""
+            if isinstance(order.key, Builtin):
+                terms.append(COLUMNS[order.key.name] + down)
+            elif order.key in pinned and _has_json_path(order.key):
+                # One type only: the plain expression sorts right, and an index on it can deliver the order.
+                extract, values = self._extract(order.key)
+                terms.append(extract + down)
+                params += values
+            else:
+                rank, value, values = _sort_terms(order.key)
+                terms += [rank, value + down]
+                params += values
+        return ", ".join([*terms, "id", "substream"]), tuple(params)
+
+
+def _bound(value: Number | Text | Boolean | Instant) -> Param:
+    if isinstance(value, Instant):
+        return value.ns
+    return int(value.value) if isinstance(value, Boolean) else value.value
+
+
+def _int64(value: Number | Text | Boolean | Instant) -> Param:
+    """Return the value for an integer column; integers that SQLite cannot bind lie beyond every row."""
+    bound = _bound(value)
+    if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
+        return math.inf if bound > 0 else -math.inf
+    return bound
+
+
+def _odd_comparison(key: MetaKey, node: Comparison) -> _Sql:
+    walk, last, params = _odd_key(key)
+    text = f"EXISTS (SELECT 1 {walk} AND {last}.type IN {_TYPES[type(node.value)]} AND {last}.atom {node.op} ?)"
+    if isinstance(node.value, Text):
+        text += f" AND {_NO_NUL}"
+    return _Sql(text, (*params, _bound(node.value)))
+
+
+def _is_huge(value: int | float) -> bool:
+    return value >= 2**63 or value <= -(2**63)
+
+
+def _huge(path: str, op: str, value: int | float) -> _Sql:
+    """Compare exactly with a number beyond 64 bits: doubles as doubles, 64-bit integers by sign, others by digits."""
+    whole = int(value)  # a double of this size has no fraction
+    double_op, double = _nearest_double(op, value)
+    digits, sign = str(abs(whole)), -1 if whole < 0 else 1
+    small = whole if whole == -(2**63) else math.inf * sign
+    raw = "(meta -> ?)"
+    magnitude = f"CASE WHEN length({raw}) <> ? THEN length({raw}) - ? WHEN {raw} < ? THEN -1 ELSE {raw} > ? END"
+    text_value = digits if sign > 0 else f"-{digits}"
+    sizes: tuple[Param, ...] = (path, len(text_value), path, len(text_value), path, text_value, path, text_value)
+    other_sign = f"substr({raw}, 1, 1) {'=' if sign > 0 else '<>'} '-'"
+    size_op = op if sign > 0 else _FLIPPED[op]
+    text = (
+        f"CASE json_type(meta, ?) WHEN 'real' THEN json_extract(meta, ?) {double_op} ? WHEN 'integer' THEN "
+        f"CASE WHEN typeof(json_extract(meta, ?)) = 'integer' THEN json_extract(meta, ?) {op} ? "
+        f"WHEN {other_sign} THEN {-sign} {op} 0 ELSE ({magnitude}) {size_op} 0 END END"
+    )
+    return _Sql(text, (path, path, double, path, path, small, path, *sizes))
+
+
+def _nearest_double(op: str, value: int | float) -> tuple[str, float]:
+    """Return operator and double that order all doubles as `op value` does, also when no double equals `value`."""
+    near = float(value)
+    if near == value:
+        return op, near
+    if op in {"=", "!="}:
+        return ("<", -math.inf) if op == "=" else (">=", -math.inf)  # never, always
+    below = near if near < value else math.nextafter(near, -math.inf)
+    return ("<=", below) if op in {"<", "<="} else (">=", math.nextafter(below, math.inf))
+
+
+def _sort_terms(key: MetaKey) -> tuple[str, str, tuple[Param, ...]]:
+    """Return rank of the type, value inside the type, and values for the places in both (see `ast.Order`)."""
+    if _has_json_path(key):
+        path = _json_path(key)
+        kind, extract, guard = "json_type(meta, ?)", "json_extract(meta, ?)", _NO_NUL_AT_PATH
+        at: tuple[Param, ...] = (path,)
+        guard_at = at
+    else:
+        walk, last, at = _odd_key(key)
+        kind, extract, guard = f"(SELECT {last}.type {walk})", f"(SELECT {last}.atom {walk})", _NO_NUL
+        guard_at = ()
+    rank = (
+        f"CASE {kind} WHEN 'integer' THEN 1 WHEN 'real' THEN 1 WHEN 'text' THEN CASE WHEN {guard} THEN 2 ELSE 4 END "
+        "WHEN 'true' THEN 3 WHEN 'false' THEN 3 ELSE 4 END"
+    )
+    value = (
+        f"CASE {kind} WHEN 'text' THEN CASE WHEN {guard} THEN {extract} END "
+        f"WHEN 'object' THEN NULL WHEN 'array' THEN NULL ELSE {extract} END"
+    )
+    return rank, value, (*at, *guard_at, *at, *guard_at, *at, *at)
+
+
+def _pinned(where: Expr | None) -> set[Key]:
+    """Return the keys whose type the condition fixes for every selected row."""
+    parts = [part for part, negated in _flat(And, where, negate=False) if not negated] if where is not None else []
+    return {part.key for part in parts if isinstance(part, Comparison)}

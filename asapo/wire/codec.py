@@ -60,6 +60,21 @@ def decode(header: Buffer, payload_bytes: int = 0) -> Event | Put:
     return _blamed(lambda values: event(**values), known, event.__name__)
 
 
+def decode_put(header: Buffer) -> Put:
+    """Return the Put of a header kept in a journal, where its payload's length is known by the Put itself.
+
+    Raises
+    ------
+    UnsupportedVersion, RemoteProtocolError
+        As `decode`.
+    """
+    kind, body = _open(header)
+    if kind != PUT_KIND:
+        raise RemoteProtocolError(f"event kind {kind}: expected {PUT_KIND} (Put)")
+    put: Put = _blamed(put_from_map, body, "Put")
+    return put
+
+
 def _open(header: Buffer) -> tuple[int, dict[str, Any]]:
     """Check prefix and size, return kind and map."""
     if len(header) > MAX_HEADER_BYTES:
@@ -76,7 +91,7 @@ def _open(header: Buffer) -> tuple[int, dict[str, Any]]:
             theirs=[major, minor],
         )
     try:
-        body = msgpack.unpackb(memoryview(header)[PREFIX.size :])
+        body = msgpack.unpackb(memoryview(header)[PREFIX.size :], strict_map_key=False)
     except Exception as exc:  # msgpack raises ValueError, its own classes, and UnicodeDecodeError among others
         raise RemoteProtocolError(f"header of event kind {kind} is not MessagePack: {type(exc).__name__}") from exc
     if type(body) is not dict:

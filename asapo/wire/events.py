@@ -101,7 +101,9 @@ class Beat(Event):
 
 @dataclass(frozen=True, slots=True)
 class Bye(Event):
-    """The client leaves in good order."""
+    """The client leaves this link in good order; `final` when it leaves for good, so that its session ends."""
+
+    final: bool = True
 
 
 @dataclass(frozen=True, slots=True)

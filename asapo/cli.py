@@ -1,0 +1,86 @@
+"""The `asapo` command: each room owns its sub-commands and is imported only when one of them is asked for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+from collections.abc import Sequence
+from typing import Final
+
+from asapo.errors import AsapoError, ConfigError, WrongInput, to_wire
+
+COMMANDS: Final = {
+    "up": ("asapo.up", "start all services on this machine"),
+    "receiver": ("asapo_receive.cli", "run one receiver"),
+    "broker": ("asapo_broker.cli", "run the delivery core"),
+    "http": ("asapo_broker.http.cli", "run the HTTP front"),
+    "simulate": ("asapo_produce.detectors.simulate_cli", "send frames like a detector"),
+    "replay": ("asapo_produce.detectors.replay_cli", "send recorded data: HDF5, NeXus, European XFEL runs, image files"),
+    "ls": ("asapo_work.cli.ls", "list beamtimes, sources and streams"),
+    "tail": ("asapo_work.cli.tail", "show messages as they arrive"),
+    "get": ("asapo_work.cli.get", "fetch messages by id or the last one"),
+    "query": ("asapo_work.cli.query", "find messages by their metadata"),
+    "doctor": ("asapo.doctor", "check this installation and the services it reaches"),
+}
+"""Sub-command to (module with `add_arguments(parser)` and `run(args) -> exit status`, help line)."""
+
+EXTRA_OF: Final = {"asapo_receive": "server", "asapo_broker": "server", "asapo": "server", "asapo_produce": "replay"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one sub-command; return 0 when it did its work, 1 when it failed, 2 when it was called wrongly."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    chosen = next((word for word in argv if not word.startswith("-")), "")
+    parser = argparse.ArgumentParser(prog="asapo", description="Detector streaming: from detector to storage to analysis.")
+    parser.add_argument("--version", action="version", version=_version())
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for name, (module, summary) in COMMANDS.items():
+        sub = commands.add_parser(name, help=summary, description=summary[0].upper() + summary[1:] + ".")
+        if name == chosen:
+            try:
+                room = importlib.import_module(module)
+            except ModuleNotFoundError as exc:
+                return _missing(name, module, exc)
+            room.add_arguments(sub)
+            sub.set_defaults(run=room.run)
+    args = parser.parse_args(argv)
+    return _guarded(args)
+
+
+def _guarded(args: argparse.Namespace) -> int:
+    try:
+        status = args.run(args)
+        sys.stdout.flush()
+    except AsapoError as exc:
+        return _fail(args, exc)
+    except BrokenPipeError:
+        sys.stderr.close()  # the reader of our output left, for example `| head`: no fault
+        return 0
+    except KeyboardInterrupt:
+        return 130
+    return int(status)
+
+
+def _fail(args: argparse.Namespace, error: AsapoError) -> int:
+    if getattr(args, "json", False):
+        sys.stdout.write(json.dumps({"error": to_wire(error)}, default=str) + "\n")
+    sys.stderr.write(f"asapo {args.command}: {error.message}\n")
+    return 2 if isinstance(error, (ConfigError, WrongInput)) else 1
+
+
+def _missing(name: str, module: str, error: ModuleNotFoundError) -> int:
+    extra = EXTRA_OF.get(module.split(".")[0], "")
+    hint = f"; install it with: pip install 'asapo[{extra}]'" if extra else ""
+    sys.stderr.write(f"asapo {name}: the Python module {error.name!r} is missing{hint}\n")
+    return 2
+
+
+def _version() -> str:
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+
+    try:
+        return f"asapo {version('asapo')}"
+    except PackageNotFoundError:
+        return "asapo (not installed)"

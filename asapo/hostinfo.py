@@ -1,0 +1,27 @@
+"""Which host this is, as far as sharing memory and files goes."""
+
+from __future__ import annotations
+
+import functools
+import os
+import platform
+import sys
+from pathlib import Path
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return the id of this host's present boot; "" where the system has none, which never equals a receiver's.
+
+    Two processes with the same boot id see the same page cache (R22).
+    """
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+    except OSError:
+        return ""
+
+
+def who_am_i() -> str:
+    """Return host, program and process id for logs and listings."""
+    program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
+    return f"{platform.node()}:{program}:{os.getpid()}"

@@ -1,0 +1,64 @@
+"""What every service process does alike: settings from stdin, a ready line on stdout, a clean end on a signal."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from asapo.errors import ConfigError
+
+
+def add_service_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the options that all service commands have."""
+    parser.add_argument("--log-level", default="info", choices=["debug", "info", "warning", "error"])
+    parser.add_argument("--log-json", action="store_true", help="log lines as JSON")
+    parser.add_argument(
+        "--supervised",
+        action="store_true",
+        help="read further settings as one JSON line from stdin, and stop when stdin ends",
+    )
+
+
+def supervised_settings(args: argparse.Namespace) -> dict[str, Any]:
+    """Return the settings a supervisor wrote to stdin (not to the command line, which everybody can read)."""
+    if not args.supervised:
+        return {}
+    line = sys.stdin.readline()
+    try:
+        settings = json.loads(line)
+    except ValueError:
+        raise ConfigError(f"settings on stdin: expected one line of JSON, found {line[:60]!r}") from None
+    if type(settings) is not dict:
+        raise ConfigError(f"settings on stdin: expected a JSON object, found {type(settings).__name__}")
+    return settings
+
+
+def say_ready(facts: Mapping[str, Any]) -> None:
+    """Print the line that whoever started us waits for."""
+    sys.stdout.write(json.dumps({"ready": True, "pid": os.getpid(), **facts}) + "\n")
+    sys.stdout.flush()
+
+
+def stop_on_signal(stop: Callable[[], None], *, supervised: bool) -> None:
+    """Call `stop` on SIGTERM or SIGINT, and when a supervisor's end of stdin is closed because it died."""
+
+    def handler(_number: int, _frame: object) -> None:
+        stop()
+
+    signal.signal(signal.SIGTERM, handler)
+    # A terminal's Ctrl-C reaches the whole group: the supervisor decides for its children.
+    signal.signal(signal.SIGINT, signal.SIG_IGN if supervised else handler)
+    if supervised:
+        threading.Thread(target=_watch_stdin, args=(stop,), name="asapo-stdin", daemon=True).start()
+
+
+def _watch_stdin(stop: Callable[[], None]) -> None:
+    while sys.stdin.readline():
+        pass
+    stop()

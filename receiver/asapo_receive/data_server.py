@@ -1,0 +1,172 @@
+"""The data server: payloads for readers that cannot map our files. A request names a message, never a file."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any, Final
+
+from asapo.errors import (
+    AccessError,
+    AsapoError,
+    DamagedFile,
+    ProtocolError,
+    RemoteProtocolError,
+    StorageError,
+    UnknownStream,
+    WrongInput,
+    to_wire,
+)
+from asapo.index.sqlite import IndexDirectory
+from asapo.metrics import Counters
+from asapo.models import Row, StreamRef, check_name
+from asapo.transport import Message, Server, Waiter, Wakeup
+from asapo.wire.codec import decode, encode
+from asapo.wire.events import Beat, Bye, Failed, Fetch, Goodbye, Hello, Piece, Welcome
+from asapo_receive.cache import RecentUnits
+
+log = logging.getLogger(__name__)
+
+MAX_OPEN_FILES: Final = 64
+MAX_READERS: Final = 4096
+
+
+class DataServer:
+    """Serves readers on a thread of its own."""
+
+    def __init__(
+        self,
+        server: Server,
+        directory: IndexDirectory,
+        tier_root: Path,
+        *,
+        receiver_id: str,
+        recent: RecentUnits,
+        memory: RecentUnits,
+        counters: Counters,
+    ) -> None:
+        self._server = server
+        self._directory = directory
+        self._root = tier_root
+        self._receiver_id = receiver_id
+        self._recent = recent
+        self._memory = memory
+        self._counters = counters
+        self._readers: OrderedDict[bytes, Hello] = OrderedDict()
+        self._files: OrderedDict[str, int] = OrderedDict()
+        self._paths: dict[tuple[str, int], str] = {}
+        self._bell = Wakeup()
+        self._stopping = False
+
+    def stop(self) -> None:
+        """End `run`. Any thread."""
+        self._stopping = True
+        self._bell.ring()
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        waiter = Waiter(self._bell, self._server)
+        while not self._stopping:
+            waiter.wait(0.5)
+            self._bell.hear()
+            while not self._stopping and (message := self._server.receive()) is not None:
+                self._take(message)
+        for file in self._files.values():
+            os.close(file)
+        self._bell.close()
+
+    def _take(self, message: Message) -> None:
+        try:
+            event = decode(message.header, len(message.payload))
+            if type(event) is Hello:
+                self._greet(message.peer, event)
+            elif type(event) is Bye:
+                self._readers.pop(message.peer, None)
+            elif type(event) is Beat:
+                self._server.send(message.peer, encode(Beat()))
+            elif type(event) is Fetch and message.peer in self._readers:
+                self._readers.move_to_end(message.peer)
+                self._fetch(message.peer, self._readers[message.peer], event)
+            else:
+                raise RemoteProtocolError(f"{type(event).__name__} before Hello, or not for a data server")
+        except (ProtocolError, WrongInput) as exc:
+            self._counters.add("asapo_data_server_dropped_links_total", 1, code=exc.code)
+            log.warning("reader %s dropped: %s", message.peer.hex(), exc)
+            self._server.send(message.peer, encode(Goodbye(to_wire(exc))))
+            self._readers.pop(message.peer, None)
+
+    def _greet(self, peer: bytes, hello: Hello) -> None:
+        if hello.role != "reader":
+            raise RemoteProtocolError(f"Hello with role {hello.role!r}: a data server serves readers")
+        check_name("beamtime", hello.beamtime)
+        self._readers[peer] = hello
+        while len(self._readers) > MAX_READERS:
+            self._readers.popitem(last=False)
+        self._server.send(peer, encode(Welcome(self._receiver_id)))
+
+    def _fetch(self, peer: bytes, hello: Hello, event: Fetch) -> None:
+        try:
+            ref = StreamRef(hello.beamtime, event.source, event.stream)
+            row = self._row(ref, event)
+            begin = min(event.offset, row.size)
+            length = min(event.length or row.size, row.size - begin)
+            payload = self._read(ref, row, begin, length)
+        except AsapoError as exc:
+            self._counters.add("asapo_data_server_failed_total", 1, code=exc.code)
+            self._server.send(peer, encode(Failed(event.request, to_wire(exc))))
+            return
+        self._counters.add("asapo_data_server_bytes_total", length)
+        self._server.send(peer, encode(Piece(event.request, row.size, begin)), payload, copy=False)
+
+    def _row(self, ref: StreamRef, event: Fetch) -> Row:
+        index = self._directory.open(ref.beamtime)
+        stream_no = index.stream_no(ref)
+        found = None if stream_no is None else index.row(stream_no, event.message_id, event.substream)
+        if found is None:
+            raise UnknownStream(
+                f"no message {event.message_id} in {ref}", source=ref.source, stream=ref.stream,
+                message_id=event.message_id,
+            )  # fmt: skip
+        return Row._make(found)
+
+    def _read(self, ref: StreamRef, row: Row, begin: int, length: int) -> Any:
+        if not length:
+            return b""
+        held = self._memory if row.segment == 0 else self._recent
+        view = held.find(row.segment, row.offset + begin, length)
+        if view is not None:
+            return view
+        if row.segment == 0:
+            raise StorageError(
+                f"message {row.id} of {ref} was kept in memory only and has been forgotten; "
+                "send with level='written' what must stay"
+            )
+        path = self._path(ref.beamtime, row.segment)
+        buffer = bytearray(length)
+        try:
+            n = os.preadv(self._file(path), [buffer], row.offset + begin)
+        except OSError as exc:
+            raise StorageError(f"cannot read {path}: {exc.strerror}", path=path) from exc
+        if n != length:
+            raise DamagedFile(f"{path} ends at {row.offset + begin + n}", path=path, offset=row.offset + begin + n)
+        return buffer
+
+    def _path(self, beamtime: str, segment: int) -> str:
+        path = self._paths.get((beamtime, segment))
+        if path is None:
+            path = self._directory.open(beamtime).segments([segment])[segment].path
+            if not Path(path).resolve().is_relative_to(self._root.resolve()):
+                raise AccessError(f"segment {segment} does not lie on the tier of receiver {self._receiver_id}")
+            self._paths[beamtime, segment] = path
+        return path
+
+    def _file(self, path: str) -> int:
+        file = self._files.pop(path, None)
+        if file is None:
+            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        self._files[path] = file
+        if len(self._files) > MAX_OPEN_FILES:
+            os.close(self._files.popitem(last=False)[1])
+        return file

@@ -1,0 +1,187 @@
+"""The index thread: one transaction for everything that was stored during the previous one, then the outcomes go back."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from asapo.errors import AsapoError, IndexUnavailable, StorageError
+from asapo.index.interface import MetadataIndex
+from asapo.index.sqlite import IndexDirectory
+from asapo.metrics import Counters
+from asapo.models import StreamRef
+from asapo.storage.store import SegmentHandle
+from asapo.wire.events import Beat, Bye, FinishStream, OpenStream, SetMeta
+from asapo_receive.cache import RecentUnits
+from asapo_receive.units import Request, Unit, record_of
+from asapo_receive.writer import MEMORY
+
+log = logging.getLogger(__name__)
+
+BATCH_MESSAGES: Final = 4096
+"""Most messages in one transaction: bounds how long the first of them waits."""
+
+
+class Indexer:
+    """Second stage: index, then hand the outcomes to `finished` and the new heads to `announce`."""
+
+    def __init__(
+        self,
+        directory: IndexDirectory,
+        receiver_id: str,
+        *,
+        register: Callable[[MetadataIndex, SegmentHandle], int],
+        finished: Callable[[list[Unit] | list[Request]], None],
+        superseded: Callable[[tuple[StreamRef, tuple[int, ...], Unit]], None],
+        announce: Callable[[str, list[tuple[str, str, int]]], None],
+        recent: RecentUnits,
+        memory: RecentUnits,
+        counters: Counters,
+    ) -> None:
+        self._directory = directory
+        self._receiver_id = receiver_id
+        self._register = register
+        self._finished = finished
+        self._superseded = superseded
+        self._announce = announce
+        self._recent = recent
+        self._memory = memory
+        self._counters = counters
+        self._inbox: queue.SimpleQueue[Unit | Request | SegmentHandle | None] = queue.SimpleQueue()
+        self.submit = self._inbox.put
+        """Take what was stored (or a closed segment, or a request); None ends `run`."""
+        self.abandon = False
+        """Set to give up on an index that is away, when the receiver must stop."""
+        self._memory_offset = 0
+
+    def run(self) -> None:
+        """Serve until None comes."""
+        ended = False
+        while not ended:
+            batch: list[Unit] = []
+            messages = 0
+            item = self._inbox.get()
+            while True:
+                if type(item) is Unit:
+                    batch.append(item)
+                    messages += len(item.put.ids)
+                else:
+                    self._commit(batch)
+                    batch, messages = [], 0
+                    ended = item is None
+                    if ended:
+                        break
+                    self._control(item)  # type: ignore[arg-type]
+                if messages >= BATCH_MESSAGES:
+                    break
+                try:
+                    item = self._inbox.get_nowait()
+                except queue.Empty:
+                    break
+            self._commit(batch)
+
+    def _commit(self, batch: list[Unit]) -> None:
+        by_beamtime: dict[str, list[Unit]] = {}
+        for unit in batch:
+            by_beamtime.setdefault(unit.ref.beamtime, []).append(unit)
+        for beamtime, units in by_beamtime.items():
+            self._patiently(lambda b=beamtime, u=units: self._commit_one(b, u))  # type: ignore[misc]
+            self._finished(units)
+
+    def _commit_one(self, beamtime: str, units: list[Unit]) -> None:
+        index = self._directory.open(beamtime)
+        alive = [unit for unit in units if unit.alive]
+        started_s = time.monotonic()
+        outcomes = index.commit([self._record(index, unit) for unit in alive])
+        heads: dict[tuple[str, str], int] = {}
+        for unit, outcome in zip(alive, outcomes, strict=True):
+            self._settle(unit, outcome.errors, outcome.superseded)
+            heads[unit.ref.source, unit.ref.stream] = outcome.head_seq
+        self._announce(beamtime, [(source, stream, head) for (source, stream), head in heads.items()])
+        counters = self._counters
+        counters.add("asapo_receiver_messages_total", sum(len(unit.put.ids) for unit in alive))
+        counters.add("asapo_receiver_index_commits_total")
+        counters.add("asapo_receiver_index_commit_seconds_total", time.monotonic() - started_s)
+
+    def _record(self, index: MetadataIndex, unit: Unit):  # type: ignore[no-untyped-def]
+        if unit.slot is None:
+            return record_of(unit, 0, self._receiver_id)
+        segment = unit.slot.segment
+        if segment.index_no is None:
+            segment.index_no = self._register(index, segment)
+        return record_of(unit, segment.index_no, self._receiver_id)
+
+    def _settle(
+        self, unit: Unit, errors: tuple[tuple[int, AsapoError], ...], superseded: tuple[int, ...]
+    ) -> None:
+        """Note the outcome, keep the payload for remote readers, let go of it otherwise."""
+        stored = [index for index in range(len(unit.put.ids)) if index not in dict(unit.errors)] if unit.errors else None
+        for at, error in errors:
+            unit.errors.append((stored[at] if stored else at, error))
+        if superseded and unit.slot is not None:
+            ids = tuple(unit.put.ids[stored[at] if stored else at] for at in superseded)
+            self._superseded((unit.ref, ids, unit))
+        if unit.slot is not None and unit.slot.segment.index_no is not None:
+            self._recent.add(unit.slot.segment.index_no, unit.slot.offset, unit.payload)
+        unit.payload = None
+
+    def _patiently(self, step: Callable[[], None]) -> None:
+        """Repeat while the index is away: nothing is acknowledged meanwhile, credits run out, nothing is lost."""
+        pause_s = 0.01
+        while True:
+            try:
+                return step()
+            except IndexUnavailable as exc:
+                self._counters.add("asapo_receiver_index_retries_total")
+                log.warning("index is away, retrying in %.2f s: %s", pause_s, exc)
+                if self.abandon:
+                    raise
+                time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311
+                pause_s = min(1.0, pause_s * 2)
+
+    def _control(self, item: Request | SegmentHandle) -> None:
+        if isinstance(item, SegmentHandle):
+            if item.index_no is not None:
+                index_no = item.index_no
+                self._patiently(lambda: self._directory.open(item.ref.beamtime).close_segment(index_no))
+            return
+        if item.error is None:
+            try:
+                self._patiently(lambda: self._request(item))
+            except AsapoError as exc:
+                item.error = exc
+            except Exception as exc:
+                log.exception("request %s failed", type(item.event).__name__)
+                item.error = StorageError(f"unexpected error: {exc!r}; see the receiver's log")
+        self._finished([item])
+
+    def _request(self, request: Request) -> None:
+        index = self._directory.open(request.beamtime)
+        event, session = request.event, request.session
+        if isinstance(event, Beat):
+            marks = {StreamRef(request.beamtime, request.source, name): mark for name, mark in event.marks.items()}
+            index.beat(session, marks)
+            self._announce(request.beamtime, [(ref.source, ref.stream, 0) for ref in marks])
+        elif isinstance(event, Bye):
+            index.close_session(session)
+            self._announce(request.beamtime, [])
+        elif isinstance(event, OpenStream):
+            ref = StreamRef(request.beamtime, request.source, event.stream)
+            opened = index.open_session(ref, session, event.substream, event.numbering, self._receiver_id)
+            request.answer = {
+                "id_max": opened.id_max, "closed_below": opened.closed_below, "finished": opened.finished,
+                "last_id": opened.last_id, "next_stream": opened.next_stream,
+            }  # fmt: skip
+        elif isinstance(event, FinishStream):
+            ref = StreamRef(request.beamtime, request.source, event.stream)
+            index.finish_stream(ref, event.last_id, event.next_stream)
+            self._announce(request.beamtime, [(ref.source, ref.stream, 0)])
+        elif isinstance(event, SetMeta):
+            if event.stream:
+                index.set_stream_meta(StreamRef(request.beamtime, request.source, event.stream), event.meta)
+            else:
+                index.set_beamtime_meta(event.meta)

@@ -1,0 +1,227 @@
+"""The network thread: decodes, keeps credits, answers heartbeats, sends acks. It touches no file and no database."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Final
+
+from asapo.errors import AsapoError, ProtocolError, RemoteProtocolError, WrongInput, to_wire
+from asapo.metrics import Counters
+from asapo.models import StreamRef, check_name
+from asapo.transport import Message, Server, Waiter, Wakeup
+from asapo.wire.codec import decode, encode
+from asapo.wire.events import Beat, Bye, Done, Event, Failed, Goodbye, Hello, Welcome
+from asapo.wire.limits import HEARTBEAT_S, WINDOW_MESSAGES
+from asapo.wire.put import Put
+from asapo.wire.session import State
+from asapo_receive.peers import Peer
+from asapo_receive.settings import ReceiverSettings
+from asapo_receive.units import Request, Unit
+
+log = logging.getLogger(__name__)
+
+BURST: Final = 64
+"""Messages taken from one socket before acks get their turn."""
+MIN_WINDOW_BYTES: Final = 8 * 1024 * 1024
+
+
+class Network:
+    """Serves all producer links of one receiver.
+
+    `submit` takes a Unit or Request on its way; it is handed back through `finished`, from any thread.
+    """
+
+    def __init__(
+        self,
+        settings: ReceiverSettings,
+        epoch: int,
+        servers: list[Server],
+        submit: Callable[[Unit | Request], None],
+        counters: Counters,
+    ) -> None:
+        self._settings = settings
+        self._epoch = epoch
+        self._servers = servers
+        self._submit = submit
+        self._counters = counters
+        self._peers: dict[tuple[int, bytes], Peer] = {}
+        self._done: deque[Unit | Request] = deque()
+        self._bell = Wakeup()
+        self._stopping = False
+        self._beat_due_s = 0.0
+
+    def finished(self, items: list[Unit] | list[Request]) -> None:
+        """Take back what has its outcome. Any thread."""
+        self._done.extend(items)
+        self._bell.ring()
+
+    def stop(self) -> None:
+        """End `run` after everything that is finished was acknowledged. Any thread."""
+        self._stopping = True
+        self._bell.ring()
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        waiter = Waiter(self._bell, *self._servers)
+        while not self._stopping:
+            waiter.wait(0.2)
+            self._bell.hear()
+            more = True
+            while more and not self._stopping:
+                more = self._take_burst()
+                self._send_outcomes()
+                self._keep_time(time.monotonic())
+        self._send_outcomes()
+        self._farewell()
+        self._bell.close()
+
+    def _farewell(self) -> None:
+        leaving = encode(Goodbye({"code": "link_lost", "message": "the receiver stops", "fields": {}}))
+        for server_no, identity in list(self._peers):
+            self._servers[server_no].send(identity, leaving)
+        self._peers.clear()
+
+    def _take_burst(self) -> bool:
+        more = False
+        for number, server in enumerate(self._servers):
+            for _ in range(BURST):
+                message = server.receive()
+                if message is None:
+                    break
+                self._take(number, server, message)
+            else:
+                more = True
+        return more
+
+    def _take(self, number: int, server: Server, message: Message) -> None:
+        key = (number, message.peer)
+        try:
+            nbytes = len(message.payload)
+            event = decode(message.header, nbytes)
+            peer = self._peers.get(key)
+            if peer is None:
+                self._greet(key, server, event)
+            else:
+                peer.accept(event, nbytes, time.monotonic())
+                self._handle(key, peer, event, message, nbytes)
+        except (ProtocolError, WrongInput) as exc:
+            self._drop(key, exc)
+
+    def _greet(self, key: tuple[int, bytes], server: Server, event: Event | Put) -> None:
+        if type(event) is Bye:
+            return
+        if type(event) is not Hello:
+            raise RemoteProtocolError(f"{type(event).__name__} before Hello: expected Hello first")
+        if event.role != "producer":
+            raise RemoteProtocolError(f"Hello with role {event.role!r}: a receiver serves producers")
+        check_name("beamtime", event.beamtime)
+        check_name("source", event.source)
+        settings = self._settings
+        peer = Peer(key[1], event, settings.window_bytes, WINDOW_MESSAGES, time.monotonic())
+        self._peers[key] = peer
+        self._share_credit()
+        peer.credit_changed = False
+        welcome = Welcome(
+            settings.receiver_id, self._epoch, peer.window_bytes, peer.window_messages, settings.max_unit_bytes,
+            HEARTBEAT_S, settings.session_timeout_s,
+        )  # fmt: skip
+        server.send(key[1], encode(welcome))
+        self._counters.set("asapo_receiver_links", len(self._peers))
+        log.info("producer %s joined: %s/%s", event.name or key[1].hex(), event.beamtime, event.source)
+
+    def _share_credit(self) -> None:
+        """Give every producer the same share of the receiver's memory."""
+        settings = self._settings
+        share = settings.ingest_bytes // max(1, len(self._peers))
+        window = max(min(settings.window_bytes, share), min(settings.window_bytes, MIN_WINDOW_BYTES))
+        for peer in self._peers.values():
+            peer.set_window(window)
+
+    def _handle(self, key: tuple[int, bytes], peer: Peer, event: Event | Put, message: Message, nbytes: int) -> None:
+        hello = peer.hello
+        if type(event) is Put:
+            ref = StreamRef(hello.beamtime, hello.source, event.stream)
+            self._counters.add("asapo_receiver_bytes_total", nbytes)
+            self._submit(
+                Unit(_pack_key(key), hello.session, ref, event, message.header, message.payload, nbytes, time.time_ns())
+            )
+            return
+        if type(event) is Beat and not event.marks:
+            return
+        if peer.state is State.CLOSED:
+            self._forget(key)
+        if type(event) is Bye and not event.final:
+            return
+        self._submit(Request(_pack_key(key), hello.session, hello.beamtime, hello.source, event))  # type: ignore[arg-type]
+
+    def _send_outcomes(self) -> None:
+        touched: dict[tuple[int, bytes], Peer] = {}
+        while self._done:
+            item = self._done.popleft()
+            key = _unpack_key(item.peer)
+            peer = self._peers.get(key)
+            if peer is None:
+                continue  # it left meanwhile; what it sent is stored all the same
+            if isinstance(item, Unit):
+                errors = [[item.put.unit, index, to_wire(error)] for index, error in sorted(item.errors, key=_index)]
+                for _, error in item.errors:
+                    self._counters.add("asapo_receiver_refused_total", 1, code=error.code)
+                peer.finish(item.put, item.nbytes, errors)
+                touched[key] = peer
+            else:
+                self._answer(key, item)
+        for key, peer in touched.items():
+            ack = peer.next_ack()
+            if ack is not None:
+                self._servers[key[0]].send(key[1], encode(ack))
+
+    def _answer(self, key: tuple[int, bytes], item: Request) -> None:
+        number = getattr(item.event, "request", None)
+        if number is None:
+            return
+        reply: Event = Done(number, item.answer) if item.error is None else Failed(number, to_wire(item.error))
+        self._servers[key[0]].send(key[1], encode(reply))
+
+    def _keep_time(self, now_s: float) -> None:
+        """Beat to all peers once per heartbeat, and forget those that fell silent."""
+        if now_s < self._beat_due_s:
+            return
+        self._beat_due_s = now_s + HEARTBEAT_S
+        beat = encode(Beat())
+        for key, peer in list(self._peers.items()):
+            alive = self._servers[key[0]].send(key[1], beat)
+            if not alive or now_s - peer.heard_s > self._settings.session_timeout_s:
+                log.info("producer link %s is gone", peer.hello.name or peer.identity.hex())
+                self._forget(key)
+        in_flight = sum(peer.in_flight_bytes for peer in self._peers.values())
+        self._counters.set("asapo_receiver_in_flight_bytes", in_flight)
+        self._counters.set("asapo_receiver_handshakes_refused", sum(server.refused() for server in self._servers))
+
+    def _forget(self, key: tuple[int, bytes]) -> None:
+        del self._peers[key]
+        self._share_credit()
+        self._counters.set("asapo_receiver_links", len(self._peers))
+
+    def _drop(self, key: tuple[int, bytes], error: AsapoError) -> None:
+        """End a link that broke the protocol; the others are served on."""
+        self._counters.add("asapo_receiver_dropped_links_total", 1, code=error.code)
+        log.warning("link %s dropped: %s", key[1].hex(), error)
+        self._servers[key[0]].send(key[1], encode(Goodbye(to_wire(error))))
+        if key in self._peers:
+            self._forget(key)
+
+
+def _index(error: tuple[int, AsapoError]) -> int:
+    return error[0]
+
+
+def _pack_key(key: tuple[int, bytes]) -> bytes:
+    """Return server number and peer identity as one value that units carry."""
+    return bytes([key[0]]) + key[1]
+
+
+def _unpack_key(packed: bytes) -> tuple[int, bytes]:
+    return packed[0], packed[1:]

@@ -1,0 +1,92 @@
+"""What the network thread knows of each producer link: session state, credit, which units are done. No I/O."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from asapo.errors import RemoteProtocolError
+from asapo.wire.events import Ack, Event, Hello
+from asapo.wire.put import Put
+from asapo.wire.session import Role, State, advance
+
+SLACK_MESSAGES = 4096
+
+
+@dataclass(slots=True)
+class Peer:
+    """One link of one producer."""
+
+    identity: bytes
+    hello: Hello
+    window_bytes: int
+    window_messages: int
+    heard_s: float
+    """When it last said anything, on the monotonic clock."""
+    state: State = State.OPEN
+    next_unit: int = 1
+    acked_upto: int = 0
+    in_flight_bytes: int = 0
+    in_flight_messages: int = 0
+    limit_bytes: int = 0
+    """Largest credit ever given: what is enforced, since a smaller one may not have arrived yet."""
+    finished: dict[int, tuple[int, int]] = field(default_factory=dict)
+    """(bytes, messages) of units that have their outcome and wait for the ack of an earlier unit."""
+    errors: list[list[object]] = field(default_factory=list)
+    credit_changed: bool = False
+
+    def accept(self, event: Event | Put, nbytes: int, now_s: float) -> None:
+        """Take note of an event that came with `nbytes` of payload.
+
+        Raises
+        ------
+        RemoteProtocolError
+            If it is not this peer's turn to say it, or a Put breaks the unit order or the credit.
+        """
+        self.state = advance(Role.PRODUCER, self.state, event, RemoteProtocolError)
+        self.heard_s = now_s
+        if type(event) is Put:
+            self._take_unit(event, nbytes)
+
+    def _take_unit(self, put: Put, nbytes: int) -> None:
+        if put.unit != self.next_unit:
+            raise RemoteProtocolError(f"unit {put.unit}: expected {self.next_unit}")
+        alone = self.in_flight_messages == 0
+        if not alone and (
+            self.in_flight_bytes + nbytes > max(self.limit_bytes, self.window_bytes)
+            or self.in_flight_messages + len(put.ids) > self.window_messages + SLACK_MESSAGES
+        ):
+            raise RemoteProtocolError(
+                f"unit of {nbytes} bytes goes beyond the credit: {self.in_flight_bytes} of {self.window_bytes} bytes, "
+                f"{self.in_flight_messages} of {self.window_messages} messages are in flight"
+            )
+        self.next_unit += 1
+        self.in_flight_bytes += nbytes
+        self.in_flight_messages += len(put.ids)
+
+    def finish(self, put: Put, nbytes: int, errors: list[list[object]]) -> None:
+        """Note the outcome of a unit."""
+        self.finished[put.unit] = (nbytes, len(put.ids))
+        self.errors += errors
+
+    def next_ack(self) -> Ack | None:
+        """Return the ack that is due, or None."""
+        upto = self.acked_upto
+        while (done := self.finished.pop(upto + 1, None)) is not None:
+            upto += 1
+            self.in_flight_bytes -= done[0]
+            self.in_flight_messages -= done[1]
+        if upto == self.acked_upto and not self.credit_changed:
+            return None
+        self.acked_upto = upto
+        due = [error for error in self.errors if error[0] <= upto]  # type: ignore[operator]
+        self.errors = [error for error in self.errors if error[0] > upto]  # type: ignore[operator]
+        credit = self.window_bytes if self.credit_changed else 0
+        self.credit_changed = False
+        return Ack(upto, due, credit)
+
+    def set_window(self, window_bytes: int) -> None:
+        """Give another credit with the next ack. What is in flight already stays allowed."""
+        if window_bytes != self.window_bytes:
+            self.limit_bytes = max(self.limit_bytes, self.window_bytes, window_bytes)
+            self.window_bytes = window_bytes
+            self.credit_changed = True

@@ -1,0 +1,87 @@
+"""At restart: what an older life of this receiver stored but did not index is indexed now, before connections are taken."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from asapo.errors import AsapoError
+from asapo.index.interface import MetadataIndex, UnitRecord
+from asapo.models import StreamRef
+from asapo.storage.journal import Damage, JournalRecord, Kind, read_journal
+from asapo.storage.layout import JOURNAL_SUFFIX
+from asapo.wire.codec import decode_put
+from asapo_receive.units import record_from_put
+
+log = logging.getLogger(__name__)
+
+BATCH_UNITS: Final = 256
+
+
+def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef) -> int:
+    """Index what the journal of one segment has beyond the index; return how many messages were new to it.
+
+    The journal is in the order of storing, and indexing keeps that order, so the records that are missing are at its end.
+    """
+    journal = Path(segment_path).with_suffix(JOURNAL_SUFFIX)
+    puts: list[JournalRecord] = []
+    for item in read_journal(journal):
+        if isinstance(item, Damage):
+            level = logging.INFO if item.torn else logging.WARNING
+            log.log(level, "journal %s: %s at byte %d (%d bytes skipped)", item.path, item.reason, item.offset, item.size)
+        elif item.kind == Kind.PUT:
+            puts.append(item)
+    stream_no = index.stream_no(ref)
+    first = _first_missing(index, stream_no, segment_no, ref, puts)
+    count = 0
+    for start in range(first, len(puts), BATCH_UNITS):
+        units = [_unit(ref, segment_no, record) for record in puts[start : start + BATCH_UNITS]]
+        for outcome in index.commit(units):
+            count += outcome.head_seq - outcome.first_seq + 1 if outcome.first_seq else 0
+            for _, error in outcome.errors:
+                log.info("journal %s: %s", journal, error)
+    return count
+
+
+def _first_missing(
+    index: MetadataIndex, stream_no: int | None, segment_no: int, ref: StreamRef, puts: Sequence[JournalRecord]
+) -> int:
+    """Return the position of the first PUT that is not in the index, found by bisection."""
+    if stream_no is None:
+        return 0
+    low, high = 0, len(puts)
+    while low < high:
+        middle = (low + high) // 2
+        unit = _unit(ref, segment_no, puts[middle])
+        if not unit.ids or index.row(stream_no, unit.ids[-1], unit.substream) is not None:
+            low = middle + 1
+        else:
+            high = middle
+    return low
+
+
+def _unit(ref: StreamRef, segment_no: int, record: JournalRecord) -> UnitRecord:
+    fields = record.fields
+    return record_from_put(
+        ref,
+        decode_put(fields["put"]),
+        base=fields["offset"],
+        segment=segment_no,
+        skip=fields.get("skip", []),
+        received_ns=fields["t"],
+    )
+
+
+def replay_all(index: MetadataIndex, receiver_id: str) -> int:
+    """Replay every segment that an older life of this receiver left open, and close it in the index."""
+    count = 0
+    for segment in index.open_segments(receiver_id):
+        try:
+            count += replay_segment(index, segment.no, segment.path, segment.ref)
+        except AsapoError as exc:
+            log.warning("segment %s cannot be replayed now: %s", segment.path, exc)
+            continue
+        index.close_segment(segment.no)
+    return count

@@ -1,0 +1,146 @@
+"""One receiver: its threads, put together. A frame goes network → writer → indexer → network (decision 0002)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from asapo.hostinfo import boot_id
+from asapo.index.interface import MetadataIndex
+from asapo.index.sqlite import IndexDirectory
+from asapo.metrics import Counters
+from asapo.storage.store import SegmentHandle, StreamStore
+from asapo.storage.tier import Tier
+from asapo.transport import listen
+from asapo.wire.events import Register
+from asapo.wire.limits import MAX_HEADER_BYTES
+from asapo_receive.cache import RecentUnits
+from asapo_receive.data_server import DataServer
+from asapo_receive.epochs import Epoch
+from asapo_receive.indexer import Indexer
+from asapo_receive.network import Network
+from asapo_receive.registrar import Registrar
+from asapo_receive.replay import replay_all
+from asapo_receive.settings import ReceiverSettings
+from asapo_receive.writer import Writer
+
+log = logging.getLogger(__name__)
+
+
+class Receiver:
+    """A running receiver; `serve` blocks until `stop` is called from another thread or a signal handler."""
+
+    def __init__(self, settings: ReceiverSettings) -> None:
+        self.settings = settings
+        self.counters = Counters()
+        self._stopped = threading.Event()
+        self._epoch = Epoch(settings.state_dir, settings.receiver_id)
+        self._tier = Tier.open(settings.data_dir)
+        self._directory = IndexDirectory(settings.state_dir, session_timeout_s=settings.session_timeout_s)
+        self._replay()
+        self._servers = [listen(url, max_part_bytes=settings.max_unit_bytes) for url in settings.listen]
+        self._data = listen(settings.data_listen, max_part_bytes=MAX_HEADER_BYTES)
+        self.addresses = [server.address for server in self._servers]
+        self.data_address = self._data.address
+        self._build()
+
+    def _build(self) -> None:
+        settings, counters = self.settings, self.counters
+        recent = RecentUnits(settings.cache_bytes)
+        memory = RecentUnits(settings.memory_bytes)
+        self._registrar = Registrar(settings.broker, self._registration) if settings.broker else None
+        self._indexer = Indexer(
+            self._directory,
+            settings.receiver_id,
+            register=self._register_segment,
+            finished=lambda items: self._network.finished(items),
+            superseded=lambda note: self._writer.submit(note),
+            announce=self._registrar.announce if self._registrar else lambda *_: None,
+            recent=recent,
+            memory=memory,
+            counters=counters,
+        )
+        store = StreamStore(
+            self._tier,
+            settings.receiver_id,
+            self._epoch.number,
+            segment_bytes=settings.segment_bytes,
+            on_closed=self._indexer.submit,
+        )
+        self._writer = Writer(store, self._indexer.submit, counters)
+        self._network = Network(settings, self._epoch.number, self._servers, self._writer.submit, counters)
+        self._data_server = DataServer(
+            self._data,
+            self._directory,
+            self._tier.root,
+            receiver_id=settings.receiver_id,
+            recent=recent,
+            memory=memory,
+            counters=counters,
+        )
+
+    def _replay(self) -> None:
+        started_s = time.monotonic()
+        for beamtime in self._directory.beamtimes():
+            count = replay_all(self._directory.open(beamtime), self.settings.receiver_id)
+            if count:
+                log.info("beamtime %s: %d messages of an older life indexed", beamtime, count)
+        self.counters.set("asapo_receiver_replay_seconds", time.monotonic() - started_s)
+
+    def _register_segment(self, index: MetadataIndex, segment: SegmentHandle) -> int:
+        return index.register_segment(
+            segment.path, self.settings.receiver_id, self._epoch.number, self._tier.uuid, boot_id(), segment.ref
+        )
+
+    def _registration(self) -> Register:
+        self.counters.set("asapo_receiver_up", 1)
+        return Register(
+            self.settings.receiver_id,
+            self._epoch.number,
+            self.addresses,
+            self.data_address,
+            boot_id(),
+            {self._tier.uuid: {"root": str(self._tier.root), "free_bytes": self._tier.free_bytes()}},
+            {"metrics": self.counters.snapshot()},
+        )
+
+    def serve(self, ready: Callable[[], None] = lambda: None) -> None:
+        """Run all threads until `stop`; then acknowledge what was taken in, close segments, and return."""
+        stages: list[Any] = [self._writer, self._indexer, self._data_server]
+        if self._registrar:
+            stages.append(self._registrar)
+        threads = [
+            threading.Thread(target=stage.run, name=f"asapo-{type(stage).__name__.lower()}", daemon=True)
+            for stage in stages
+        ]
+        for thread in threads:
+            thread.start()
+        network = threading.Thread(target=self._network.run, name="asapo-network", daemon=True)
+        network.start()
+        ready()
+        self._stopped.wait()
+        self._shut_down(network, threads)
+
+    def _shut_down(self, network: threading.Thread, threads: list[threading.Thread]) -> None:
+        # The writer and the indexer drain first, so that the network thread can still acknowledge.
+        self._writer.submit(None)
+        for thread in threads[:2]:
+            thread.join(10.0)
+        self._network.stop()
+        network.join(2.0)
+        self._data_server.stop()
+        if self._registrar:
+            self._registrar.stop()
+        for thread in threads[2:]:
+            thread.join(2.0)
+        for server in [*self._servers, self._data]:
+            server.close()
+        self._directory.close()
+        self._epoch.close()
+
+    def stop(self) -> None:
+        """Ask `serve` to end. Any thread, or a signal handler."""
+        self._stopped.set()

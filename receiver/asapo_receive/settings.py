@@ -1,0 +1,52 @@
+"""Settings of one receiver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from asapo.errors import ConfigError
+from asapo.wire import limits
+
+MIB: Final = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverSettings:
+    """Everything a receiver needs to know; sizes in bytes, times in seconds."""
+
+    receiver_id: str
+    """Unique among the receivers of a broker; part of segment names."""
+    data_dir: Path
+    """Root of the tier that payloads are written to."""
+    state_dir: Path
+    """Local directory of indexes and epochs."""
+    listen: tuple[str, ...] = ("tcp://127.0.0.1:*",)
+    """Where producers connect to; several transports may be given."""
+    data_listen: str = "tcp://127.0.0.1:*"
+    """Where readers on other hosts fetch payloads."""
+    broker: str = ""
+    """Address of the delivery core; empty: serve without being registered."""
+    window_bytes: int = limits.WINDOW_BYTES
+    """Most credit of one producer."""
+    ingest_bytes: int = 1024 * MIB
+    """Credit of all producers together: bounds the memory of frames in flight."""
+    cache_bytes: int = 64 * MIB
+    """Recent payloads kept for remote readers."""
+    memory_bytes: int = 256 * MIB
+    """Payloads of level `memory` kept; the oldest are forgotten."""
+    segment_bytes: int = 1024 * MIB
+    """A segment is closed when it reaches this size."""
+    max_unit_bytes: int = limits.MAX_UNIT_BYTES
+    session_timeout_s: float = limits.SESSION_TIMEOUT_S
+
+    def __post_init__(self) -> None:
+        for name in ("window_bytes", "ingest_bytes", "segment_bytes", "max_unit_bytes"):
+            value = getattr(self, name)
+            if value < MIB:
+                raise ConfigError(f"receiver {name} = {value}: expected at least {MIB} bytes", key=name)
+        if not self.receiver_id or not all(c.isalnum() or c in "._" for c in self.receiver_id):
+            raise ConfigError(
+                f"receiver_id = {self.receiver_id!r}: expected letters, digits, '.' and '_' only", key="receiver_id"
+            )

@@ -1,0 +1,162 @@
+"""What travels through the receiver: one unit of work, from the network thread to the writer, the indexer and back."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from typing import Any, Final, NoReturn
+
+import xxhash
+
+from asapo.errors import AsapoError, PayloadChanged, WrongInput
+from asapo.index.interface import UnitRecord
+from asapo.models import StreamRef
+from asapo.storage.store import Slot
+from asapo.wire.events import Event
+from asapo.wire.put import Put, pack_column, unit_offsets, unpack_column
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise ValueError(f"{text} is not JSON")
+
+
+_decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
+
+
+@dataclass(slots=True)
+class Unit:
+    """One Put on its way; each thread fills in what it found out."""
+
+    peer: bytes
+    """Who waits for the ack."""
+    session: bytes
+    ref: StreamRef
+    put: Put
+    header: bytes
+    """The Put's header part as received: it becomes the journal record."""
+    payload: Any
+    """Buffer of the payload part; dropped as soon as it is stored."""
+    nbytes: int
+    received_ns: int
+    slot: Slot | None = None
+    errors: list[tuple[int, AsapoError]] = field(default_factory=list)
+    """(index in the unit, error) of the messages that are refused."""
+
+    def refuse_all(self, error: AsapoError) -> None:
+        """Refuse every message of the unit."""
+        self.errors = [(index, error) for index in range(len(self.put.ids))]
+
+    @property
+    def alive(self) -> bool:
+        """Whether any message of the unit is still to be stored."""
+        return len(self.errors) < len(self.put.ids)
+
+    def bad(self) -> list[int]:
+        """Return the indices of refused messages, ascending."""
+        return sorted(index for index, _ in self.errors)
+
+
+@dataclass(slots=True)
+class Request:
+    """A control request on its way (open, finish, metadata, marks, end of a session)."""
+
+    peer: bytes
+    session: bytes
+    beamtime: str
+    source: str
+    event: Event
+    answer: dict[str, Any] = field(default_factory=dict)
+    error: AsapoError | None = None
+
+
+def verify(unit: Unit) -> None:
+    """Check payload checksums and metadata texts; refuse the messages that fail."""
+    put = unit.put
+    view = memoryview(unit.payload)
+    digest = xxhash.xxh3_64_intdigest
+    if len(put.sizes) == 1:
+        found = [digest(view)]
+    else:
+        starts = unit_offsets(put.sizes)
+        found = [digest(view[a : a + size]) for a, size in zip(starts, put.sizes, strict=False)]
+    if pack_column(found) != put.checksums:
+        expected = unpack_column(put.checksums)
+        unit.errors += [
+            (index, _changed(put.ids[index]))
+            for index, (a, b) in enumerate(zip(found, expected, strict=True))
+            if a != b
+        ]
+    if not _all_objects(put.metas):
+        unit.errors += [
+            (index, error)
+            for index, text in enumerate(put.metas)
+            if (error := meta_error(text)) is not None and index not in dict(unit.errors)
+        ]
+
+
+def _changed(message_id: int) -> PayloadChanged:
+    return PayloadChanged(
+        f"payload of message {message_id} is not what was sent: the buffer was changed before its release; "
+        "use copy=True or wait for the handle's release",
+        message_id=message_id,
+    )
+
+
+def _all_objects(metas: Any) -> bool:
+    """Whether all texts together decode to as many JSON objects: one C call for a whole unit."""
+    if len(metas) == 1:
+        return metas[0] == "{}" or meta_error(metas[0]) is None
+    if any(not (text.startswith("{") and text.endswith("}")) for text in metas):
+        return False
+    try:
+        values = _decoder.decode(f"[{','.join(metas)}]")
+    except (ValueError, RecursionError):
+        return False
+    return len(values) == len(metas) and all(type(value) is dict for value in values)
+
+
+def meta_error(text: str) -> WrongInput | None:
+    """Return what is wrong with a metadata text, or None."""
+    try:
+        value = _decoder.decode(text)
+    except (ValueError, RecursionError) as exc:
+        return WrongInput(f"metadata {text[:60]!r}: expected one JSON object as text ({exc})")
+    if type(value) is not dict:
+        return WrongInput(f"metadata {text[:60]!r}: expected a JSON object, found {type(value).__name__}")
+    return None
+
+
+def record_of(unit: Unit, segment: int, receiver_id: str) -> UnitRecord:
+    """Return the index's record of the messages of a unit that were stored."""
+    return record_from_put(
+        unit.ref, unit.put, base=unit.slot.offset if unit.slot else 0, segment=segment, skip=unit.bad(),
+        received_ns=unit.received_ns, session=unit.session, receiver_id=receiver_id,
+    )  # fmt: skip
+
+
+def record_from_put(
+    ref: StreamRef, put: Put, *, base: int, segment: int, skip: list[int], received_ns: int,
+    session: bytes = b"", receiver_id: str = "",
+) -> UnitRecord:  # fmt: skip
+    """Return the index's record of a Put, from the wire or from a journal."""
+    from asapo.index.interface import SessionMark  # noqa: PLC0415
+
+    columns: list[Any] = [
+        put.ids,
+        [base + start for start in unit_offsets(put.sizes)[:-1]],
+        put.sizes,
+        unpack_column(put.checksums, signed=True),
+        put.metas,
+        unpack_column(put.acquired_ns, signed=True),
+        put.origins or None,
+    ]
+    if skip:
+        gone = set(skip)
+        columns = [c and [value for index, value in enumerate(c) if index not in gone] for c in columns]
+    ids, offsets, sizes, checksums, metas, acquired, origins = columns
+    return UnitRecord(
+        ref=ref, ids=ids, substream=put.substream, dataset_size=put.dataset_size, segment=segment, offsets=offsets,
+        sizes=sizes, checksums=checksums, format=put.format, metas=metas, t_acq_ns=acquired, t_ingest_ns=received_ns,
+        origins=origins,
+        session=SessionMark(session, put.closed_below, receiver_id) if session else None,
+    )  # fmt: skip

@@ -1,0 +1,103 @@
+"""The writer thread: checks payloads, appends them to segments and their headers to journals. It may block on a disk."""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+from collections.abc import Callable
+from typing import Final
+
+from asapo.errors import AsapoError, StorageError
+from asapo.metrics import Counters
+from asapo.models import StreamRef
+from asapo.storage.store import StreamStore
+from asapo.wire.events import FinishStream, SetMeta
+from asapo_receive.units import Request, Unit, meta_error, verify
+
+log = logging.getLogger(__name__)
+
+MEMORY: Final = "memory"
+
+
+class Writer:
+    """First of the two stages behind the network thread.
+
+    Everything that was stored is handed to `stored` in the order of arrival; what failed, too, with its errors.
+    """
+
+    def __init__(
+        self, store: StreamStore, stored: Callable[[Unit | Request | None], None], counters: Counters
+    ) -> None:
+        self._store = store
+        self._stored = stored
+        self._counters = counters
+        self._inbox: queue.SimpleQueue[Unit | Request | tuple[StreamRef, tuple[int, ...], Unit] | None] = (
+            queue.SimpleQueue()
+        )
+        self.submit = self._inbox.put
+        """Take a Unit, a Request, or (stream, superseded ids, unit) to note in the journal; None ends `run`."""
+
+    def run(self) -> None:
+        """Serve until None comes; then close all files."""
+        while (item := self._inbox.get()) is not None:
+            if type(item) is Unit:
+                self._take_unit(item)
+                self._stored(item)
+            elif type(item) is Request:
+                self._take_request(item)
+                self._stored(item)
+            else:
+                self._note_superseded(*item)  # type: ignore[misc]
+        self._store.close()
+        self._stored(None)
+
+    def _take_unit(self, unit: Unit) -> None:
+        try:
+            verify(unit)
+            if unit.alive and unit.put.level != MEMORY:
+                self._write(unit)
+        except AsapoError as exc:
+            self._counters.add("asapo_receiver_storage_errors_total", 1, code=exc.code)
+            log.warning("unit of %s refused: %s", unit.ref, exc)
+            unit.refuse_all(exc)
+        except Exception as exc:
+            log.exception("unit of %s refused after an unexpected error", unit.ref)
+            unit.refuse_all(StorageError(f"unexpected error while storing: {exc!r}; see the receiver's log"))
+
+    def _write(self, unit: Unit) -> None:
+        store = self._store
+        slot = store.reserve(unit.ref, unit.nbytes)
+        try:
+            store.write(slot, (unit.payload,))
+            skip = {"skip": unit.bad()} if unit.errors else {}
+            store.journal_put(slot, unit.header, unit.received_ns, **skip)
+        except BaseException:
+            store.abort(slot)
+            raise
+        unit.slot = slot
+
+    def _take_request(self, request: Request) -> None:
+        """Note in the journal what must survive: the end of a stream, metadata."""
+        event = request.event
+        try:
+            if isinstance(event, FinishStream):
+                ref = StreamRef(request.beamtime, request.source, event.stream)
+                self._store.journal(ref, "FINISH", {"last_id": event.last_id, "next_stream": event.next_stream})
+            elif isinstance(event, SetMeta):
+                problem = meta_error(event.meta)
+                if problem is not None:
+                    raise problem
+                ref = StreamRef(request.beamtime, request.source, event.stream or "default")
+                fields = {"meta": json.loads(event.meta), "beamtime": not event.stream}
+                self._store.journal(ref, "META", fields)
+        except AsapoError as exc:
+            request.error = exc
+
+    def _note_superseded(self, ref: StreamRef, ids: tuple[int, ...], unit: Unit) -> None:
+        try:
+            if unit.slot is not None:
+                self._store.journal(ref, "SUPERSEDED", {"ids": list(ids), "offset": unit.slot.offset}, slot=unit.slot)
+        except AsapoError as exc:
+            # The bytes stay unreferenced by the index; a rebuild finds two equal records and keeps the first.
+            log.warning("cannot note superseded messages of %s: %s", ref, exc)

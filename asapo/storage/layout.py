@@ -1,0 +1,123 @@
+"""Where things lie on a tier: pure functions from names to paths and back (decision 0004)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+from urllib.parse import unquote_to_bytes
+
+import xxhash
+
+from asapo.models import StreamRef, check_name
+
+TIER_FILE: Final = ".asapo-tier"
+"""Holds the tier's uuid; no stream can have this name because a leading dot is always encoded."""
+SEGMENT_SUFFIX: Final = ".seg"
+JOURNAL_SUFFIX: Final = ".idx"
+BEAMTIME_PREFIX: Final = "+"
+"""Begins the name of a beamtime's own journal; no encoded name holds a plus sign, so no source can take it."""
+LONGEST_NAME: Final = 255
+"""Longest file name in bytes on the file systems we know."""
+CUT_AT: Final = 200
+LONGEST_RECEIVER: Final = CUT_AT + 1 + 16
+"""Longest receiver part of a segment name: leaves room for epoch, number and suffix."""
+
+_SAFE: Final = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-")
+_CODES: Final = [chr(byte) if byte in _SAFE else f"%{byte:02X}" for byte in range(256)]
+_HASHED: Final = re.compile(r"~[0-9a-f]{16}\Z")
+_FILE: Final = re.compile(r"(.+)-(\d+)-(\d{6,})(\.seg|\.idx)\Z", re.ASCII)
+
+
+def encode_name(name: str, longest: int = LONGEST_NAME) -> str:
+    """Return `name` as a file name: percent-encoded outside `[A-Za-z0-9._-]`, hashed when longer than `longest`.
+
+    >>> encode_name("scan 1/ä"), encode_name(".."), encode_name("run_7")
+    ('scan%201%2F%C3%A4', '%2E.', 'run_7')
+    """
+    raw = name.encode()
+    text = "".join([_CODES[byte] for byte in raw])
+    if text.startswith("."):
+        text = "%2E" + text[1:]
+    if len(text) > longest:
+        text = f"{text[:CUT_AT]}~{xxhash.xxh3_64_hexdigest(raw)}"
+    return text
+
+
+def decode_name(text: str) -> str | None:
+    """Return the name behind a file name, None when it was too long to be kept (the journal's HEAD has it).
+
+    Raises
+    ------
+    ValueError
+        If `encode_name` never gives this text.
+    """
+    if _HASHED.search(text):
+        return None
+    try:
+        name = unquote_to_bytes(text).decode()
+    except UnicodeError:
+        name = ""
+    if not name or encode_name(name) != text:
+        raise ValueError(f"{text!r} is not an encoded name")
+    return name
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SegmentName:
+    """What the name of a segment or journal file says; `receiver` is as encoded."""
+
+    receiver: str
+    epoch: int
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.receiver}-{self.epoch}-{self.number:06d}"
+
+
+def segment_name(receiver: str, epoch: int, number: int) -> str:
+    """Return the file name of a receiver's segment.
+
+    >>> segment_name("r1", 3, 12)
+    'r1-3-000012.seg'
+    """
+    return f"{SegmentName(encode_name(receiver, LONGEST_RECEIVER), epoch, number)}{SEGMENT_SUFFIX}"
+
+
+def parse_segment_name(file_name: str) -> SegmentName | None:
+    """Return what a `.seg` or `.idx` file name says, None when it is not one of ours."""
+    found = _FILE.match(file_name.removeprefix(BEAMTIME_PREFIX))
+    if found is None or not found[2].isascii():
+        return None
+    return SegmentName(found[1], int(found[2]), int(found[3]))
+
+
+def stream_dir(tier_root: str | Path, ref: StreamRef) -> Path:
+    """Return the folder that holds a stream's segments."""
+    return Path(tier_root, encode_name(ref.beamtime), encode_name(ref.source), encode_name(ref.stream))
+
+
+def journal_path(segment_path: str | Path) -> str:
+    """Return the path of the journal beside a segment."""
+    return str(segment_path).removesuffix(SEGMENT_SUFFIX) + JOURNAL_SUFFIX
+
+
+def beamtime_journal(tier_root: str | Path, beamtime: str, *, receiver: str, epoch: int, number: int) -> Path:
+    """Return the path of a journal for records that concern the whole beamtime."""
+    check_name("beamtime", beamtime)
+    stem = SegmentName(encode_name(receiver, LONGEST_RECEIVER), epoch, number)
+    return Path(tier_root, encode_name(beamtime), f"{BEAMTIME_PREFIX}{stem}{JOURNAL_SUFFIX}")
+
+
+def tier_root_of(segment_path: str | Path) -> Path:
+    """Return the root of the tier that a segment lies on: four levels up."""
+    return Path(segment_path).parents[3]
+
+
+def find_journals(folder: str | Path) -> Iterator[Path]:
+    """Yield every journal in a tier, beamtime, source or stream folder and below, in the order of their paths."""
+    for path in sorted(Path(folder).rglob(f"*{JOURNAL_SUFFIX}")):
+        if parse_segment_name(path.name) is not None and path.is_file():
+            yield path

@@ -1,0 +1,372 @@
+"""The way of a wire unit to one tier: reserve room, write the payloads, journal the unit (R15, R24).
+
+One `StreamStore` belongs to one writer thread. It keeps a segment and its journal open for each stream that is busy.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from asapo.errors import AsapoError, LocalProtocolError, StorageError
+from asapo.models import StreamRef
+from asapo.storage.files import Buffer, FileOps, default_files
+from asapo.storage.journal import JournalWriter, Kind, Where
+from asapo.storage.layout import beamtime_journal, encode_name, journal_path, segment_name, stream_dir
+from asapo.storage.segments import MIB, Housekeeper, SegmentWriter, alignment
+from asapo.storage.tier import Tier
+
+logger = logging.getLogger(__name__)
+
+SEGMENT_BYTES: Final = 1024 * MIB
+OPEN_SEGMENTS: Final = 64
+CLOSE_TIMEOUT_S: Final = 10.0
+
+
+@dataclass(slots=True, eq=False)
+class SegmentHandle:
+    """One segment of this receiver, as others of this process know it."""
+
+    ref: StreamRef
+    path: str
+    """Absolute path of the `.seg` file; the journal lies beside it."""
+    number: int
+    """Number in the file name, unique for receiver and epoch."""
+    index_no: int | None = None
+    """Number under which the index knows the segment; filled in by the index thread."""
+
+
+class _OpenSegment:
+    """A segment that still takes units, or still owes some."""
+
+    __slots__ = ("handle", "journal", "journal_good", "known", "owed", "sealed", "used_s", "writer")
+
+    def __init__(self, handle: SegmentHandle, writer: SegmentWriter, journal: JournalWriter) -> None:
+        self.handle = handle
+        self.writer = writer
+        self.journal = journal
+        self.owed = 0
+        """Slots handed out and neither journaled nor aborted."""
+        self.sealed = False
+        self.journal_good = True
+        self.known = False
+        """True once `on_opened` was called."""
+        self.used_s = 0.0
+
+
+class Slot:
+    """Room for one wire unit in a segment."""
+
+    __slots__ = ("_open", "offset", "segment", "size")
+
+    def __init__(self, opened: _OpenSegment, offset: int, size: int) -> None:
+        self._open: _OpenSegment | None = opened
+        self.segment = opened.handle
+        self.offset = offset
+        """Where the unit starts in the segment, in bytes."""
+        self.size = size
+        """Bytes reserved."""
+
+    def __repr__(self) -> str:
+        return f"Slot({self.segment.path!r}, offset={self.offset}, size={self.size})"
+
+
+class StreamStore:
+    """Writes the wire units of many streams to one tier. Not thread-safe: it belongs to its writer thread.
+
+    Parameters
+    ----------
+    tier : Tier
+        Where to write.
+    receiver_id : str
+        Name of this receiver.
+    epoch : int
+        Number of this life of the receiver; with it, file names are never used twice.
+    files : FileOps or None
+        How files are written; None takes the default of the process.
+    segment_bytes : int
+        A segment that would grow beyond this is closed and followed by a new one; a longer unit gets its own segment.
+    open_segments : int
+        Segments kept open; the one that was unused for longest is closed first.
+    on_opened, on_closed : callable taking a SegmentHandle
+        Called on the writer thread: `on_opened` when the first record of a segment is in its journal, so before
+        anybody can ask for it, and `on_closed` when nothing will be added any more. A segment without records
+        is removed and never announced.
+    """
+
+    def __init__(
+        self,
+        tier: Tier,
+        receiver_id: str,
+        epoch: int,
+        *,
+        files: FileOps | None = None,
+        segment_bytes: int = SEGMENT_BYTES,
+        open_segments: int = OPEN_SEGMENTS,
+        on_opened: Callable[[SegmentHandle], None] | None = None,
+        on_closed: Callable[[SegmentHandle], None] | None = None,
+    ) -> None:
+        self.tier = tier
+        self.receiver_id = receiver_id
+        self.epoch = epoch
+        self._files = files or default_files()
+        self._segment_bytes = segment_bytes
+        self._open_limit = open_segments
+        self._on_opened = on_opened
+        self._on_closed = on_closed
+        self._number = 0
+        self._open: OrderedDict[StreamRef, _OpenSegment] = OrderedDict()
+        self._beamtimes: dict[str, JournalWriter] = {}
+        self._housekeeper = Housekeeper()
+        self._closed = False
+
+    @property
+    def open_segments(self) -> int:
+        """Segments open now."""
+        return len(self._open)
+
+    def reserve(self, ref: StreamRef, nbytes: int) -> Slot:
+        """Return room for a unit of `nbytes` in the stream's segment; open one, or the next, when needed.
+
+        Raises
+        ------
+        DiskFull, StorageError
+            If a segment had to be opened and could not.
+        """
+        opened = self._open.get(ref)
+        align = alignment(nbytes)
+        if opened is not None:
+            end = opened.writer.end
+            if end and ((end + align - 1) & -align) + nbytes > self._segment_bytes:
+                ahead = opened.writer.ahead_bytes
+                self._retire(opened)
+                opened = self._start(ref, ahead)
+            else:
+                self._open.move_to_end(ref)
+        else:
+            opened = self._start(ref, 0)
+        opened.owed += 1
+        opened.used_s = time.monotonic()
+        return Slot(opened, opened.writer.reserve(nbytes, align), nbytes)
+
+    def write(self, slot: Slot, buffers: Sequence[Buffer]) -> None:
+        """Write the unit's payload; buffers are C-contiguous and together no longer than the slot.
+
+        Raises
+        ------
+        DiskFull, StorageError
+            If the bytes could not be written; the slot is given up, and the stream goes on in a new segment.
+        """
+        opened = self._owner(slot)
+        try:
+            opened.writer.write(slot.offset, buffers, slot.size)
+        except StorageError:
+            self._give_up(slot, opened)
+            raise
+
+    def journal_put(self, slot: Slot, put_header: bytes, ingest_ns: int) -> None:
+        """Append the unit's PUT record; after this the unit survives the death of this process.
+
+        Parameters
+        ----------
+        slot : Slot
+            Where the payload was written; empty slots are journaled as units without payload.
+        put_header : bytes
+            The wire header as received.
+        ingest_ns : int
+            Time of arrival, ns since the Unix epoch.
+
+        Raises
+        ------
+        DiskFull, StorageError
+            If the record may not be whole; the slot is given up, and the stream goes on in a new segment.
+        """
+        opened = self._owner(slot)
+        where = Where.SEGMENT if slot.size else Where.NONE
+        fields = {"at": where, "offset": slot.offset, "t": ingest_ns, "put": put_header}
+        try:
+            self._append(opened, Kind.PUT, fields)
+        except StorageError:
+            self._give_up(slot, opened)
+            raise
+        self._release(slot, opened)
+
+    def abort(self, slot: Slot) -> None:
+        """Give a slot back that will not be journaled."""
+        opened = self._owner(slot)
+        opened.writer.give_back(slot.offset, slot.size)
+        self._release(slot, opened)
+
+    def journal(self, ref: StreamRef, kind: str, fields: Mapping[str, Any]) -> None:
+        """Append a record about the stream (FINISH, META, SUPERSEDED, ...) to the journal that is open for it.
+
+        Raises
+        ------
+        DiskFull, StorageError
+            If the record may not be whole; the next one goes to a new journal.
+        """
+        opened = self._open.get(ref) or self._start(ref, 0)
+        opened.used_s = time.monotonic()
+        try:
+            self._append(opened, kind, fields)
+        except StorageError:
+            self._retire(opened)
+            raise
+
+    def journal_beamtime(self, beamtime: str, kind: str, fields: Mapping[str, Any]) -> None:
+        """Append a record about a whole beamtime to its own journal in the beamtime's folder.
+
+        Raises
+        ------
+        DiskFull, StorageError
+            If the record may not be whole; the next one goes to a new journal.
+        """
+        journal = self._beamtimes.get(beamtime) or self._start_beamtime(beamtime)
+        try:
+            journal.append(kind, fields)
+        except StorageError:
+            del self._beamtimes[beamtime]
+            self._quietly(journal.close)
+            raise
+
+    def close_stream(self, ref: StreamRef) -> None:
+        """Close the stream's segment, for example because the stream is finished; it may be opened again."""
+        opened = self._open.get(ref)
+        if opened is not None:
+            self._retire(opened)
+
+    def close_idle(self, idle_s: float) -> int:
+        """Close segments that were unused for `idle_s` seconds; return how many."""
+        before = time.monotonic() - idle_s
+        idle = [opened for opened in self._open.values() if opened.used_s <= before and not opened.owed]
+        for opened in idle:
+            self._retire(opened)
+        return len(idle)
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Close everything; False when the file system did not finish within `timeout_s`. Slots still out are lost."""
+        self._closed = True
+        for opened in list(self._open.values()):
+            opened.owed = 0
+            self._retire(opened)
+        for journal in self._beamtimes.values():
+            self._quietly(journal.close)
+        self._beamtimes.clear()
+        return self._housekeeper.close(timeout_s)
+
+    def _owner(self, slot: Slot) -> _OpenSegment:
+        if slot._open is None:  # noqa: SLF001 - a slot is ours
+            raise LocalProtocolError(f"{slot!r} was journaled, aborted or lost already")
+        return slot._open  # noqa: SLF001
+
+    def _append(self, opened: _OpenSegment, kind: str, fields: Mapping[str, Any]) -> None:
+        if not opened.journal_good:
+            raise StorageError(f"{opened.journal.path} had a write error before", path=opened.journal.path, errno=0)
+        try:
+            opened.journal.append(kind, fields)
+        except StorageError:
+            opened.journal_good = False
+            raise
+        if not opened.known:
+            opened.known = True
+            if self._on_opened is not None:
+                self._on_opened(opened.handle)
+
+    def _give_up(self, slot: Slot, opened: _OpenSegment) -> None:
+        """Drop a slot whose write failed, and take no more units into its segment."""
+        self._release(slot, opened)
+        self._retire(opened)
+
+    def _release(self, slot: Slot, opened: _OpenSegment) -> None:
+        slot._open = None  # noqa: SLF001
+        opened.owed -= 1
+        if opened.sealed and opened.owed == 0:
+            self._finish(opened)
+
+    def _start(self, ref: StreamRef, ahead_bytes: int) -> _OpenSegment:
+        """Open a new segment and its journal for a stream."""
+        if self._closed:
+            raise LocalProtocolError("this store is closed")
+        while len(self._open) >= self._open_limit:
+            idle = next((opened for opened in self._open.values() if not opened.owed), None)
+            if idle is None:
+                break
+            self._retire(idle)
+        self._number += 1
+        folder = stream_dir(self.tier.root, ref)
+        self._files.mkdirs(folder)
+        path = str(folder / segment_name(self.receiver_id, self.epoch, self._number))
+        writer = SegmentWriter(
+            path,
+            self._files,
+            housekeeper=self._housekeeper if self.tier.allocates else None,
+            limit_bytes=self._segment_bytes,
+            ahead_bytes=ahead_bytes,
+        )
+        try:
+            journal = JournalWriter(journal_path(path), self._head(ref, Path(path).name), self._files)
+        except StorageError:
+            self._quietly(writer.close)
+            self._remove(path)
+            raise
+        opened = _OpenSegment(SegmentHandle(ref, path, self._number), writer, journal)
+        self._open[ref] = opened
+        return opened
+
+    def _head(self, ref: StreamRef | None, segment: str) -> dict[str, Any]:
+        names = (ref.beamtime, ref.source, ref.stream) if ref else ("", "", "")
+        head = dict(zip(("beamtime", "source", "stream"), names, strict=True))
+        facts = {"receiver": self.receiver_id, "epoch": self.epoch, "number": self._number, "segment": segment}
+        return {**head, **facts, "created_ns": time.time_ns()}
+
+    def _start_beamtime(self, beamtime: str) -> JournalWriter:
+        if self._closed:
+            raise LocalProtocolError("this store is closed")
+        while len(self._beamtimes) >= self._open_limit:
+            self._quietly(self._beamtimes.pop(next(iter(self._beamtimes))).close)
+        self._number += 1
+        self._files.mkdirs(self.tier.root / encode_name(beamtime))
+        path = beamtime_journal(
+            self.tier.root, beamtime, receiver=self.receiver_id, epoch=self.epoch, number=self._number
+        )
+        journal = JournalWriter(str(path), {**self._head(None, ""), "beamtime": beamtime}, self._files)
+        self._beamtimes[beamtime] = journal
+        return journal
+
+    def _retire(self, opened: _OpenSegment) -> None:
+        """Take no more units into this segment; close it when the last slot is back."""
+        if opened.sealed:
+            return
+        opened.sealed = True
+        if self._open.get(opened.handle.ref) is opened:
+            del self._open[opened.handle.ref]
+        if opened.owed == 0:
+            self._finish(opened)
+
+    def _finish(self, opened: _OpenSegment) -> None:
+        """Close segment and journal. What fails here was acknowledged before or never, so it is logged, not raised."""
+        if opened.known and opened.journal_good:
+            self._quietly(lambda: opened.journal.append(Kind.CLOSED, {"bytes": opened.writer.written_end}))
+        self._quietly(opened.writer.close)
+        self._quietly(opened.journal.close)
+        if not opened.known:
+            self._remove(opened.handle.path)
+        elif self._on_closed is not None:
+            self._on_closed(opened.handle)
+
+    def _remove(self, segment_path: str) -> None:
+        """Remove a segment in which nothing was committed, and its journal."""
+        for path in (journal_path(segment_path), segment_path):
+            if Path(path).exists():
+                self._quietly(lambda path=path: self._files.unlink(path))  # type: ignore[misc]
+
+    def _quietly(self, action: Callable[[], None]) -> None:
+        try:
+            action()
+        except AsapoError as exc:
+            logger.warning("closing a segment: %s", exc)

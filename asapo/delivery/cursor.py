@@ -1,0 +1,374 @@
+"""What one group was given, what it is done with, and what it has to be given again."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from collections.abc import Iterable, Iterator, Sequence
+from heapq import heappop, heappush
+from math import inf
+from typing import Final
+
+from asapo.delivery.leases import GroupState, Holder, Lease
+from asapo.delivery.ranges import RangeSet, complement
+from asapo.delivery.rows import Entry, entry_seq
+
+TIDY_ABOVE: Final = 64
+"""Emptied leases are swept when a session has more leases than this and than messages."""
+
+
+class GroupCursor:
+    """Position, leases and redelivery of one group. Gives entries out at most to one session at a time.
+
+    Parameters
+    ----------
+    ordered : bool
+        True: keys are ids; False: keys are arrival numbers.
+    max_attempts : int
+        Failed deliveries after which a message is given up (`dead`); 0 means never.
+    state : GroupState, optional
+        What was stored. The position starts again behind the floor, and done keys are skipped.
+    given_below : int
+        With `state`: ids under this may have been given out by the core before; their acknowledgement is accepted.
+    """
+
+    def __init__(
+        self, *, ordered: bool, max_attempts: int = 0, state: GroupState | None = None, given_below: int = 0
+    ) -> None:
+        self.ordered = ordered
+        self.max_attempts = max_attempts
+        self.position = 1 if state is None else state.floor + 1
+        """Next key to look at."""
+        self.ahead = RangeSet(state.done if state else ())
+        """Done keys at or above the position."""
+        self.acked_ids = RangeSet(state.acked_ids if state else ())
+        self.attempts: dict[int, int] = dict(state.attempts if state else ())
+        self.dead: dict[int, int] = dict(state.dead if state else ())
+        self.passed = state.passed if state else 0
+        self.late = state.late if state else 0
+        self.given_below = given_below if state else 0
+        self.dirty = state is None
+        """True when the durable state changed since `snapshot`."""
+        self.late_ids: set[int] = set()
+        """Ids that arrived below the position and are not done."""
+        self._sessions: dict[bytes, Holder] = {}
+        self._late: dict[int, Entry] = {}
+        self._waiting: dict[int, tuple[float, Entry]] = {}
+        self._due: list[tuple[float, int]] = []
+
+    # -- giving out ---------------------------------------------------------------------------------------------
+
+    def take_again(self, n: int, now_s: float) -> tuple[list[int], list[Entry]]:
+        """Take out up to `n` messages that have to be given again (lowest id first), then those that came late."""
+        ids: list[int] = []
+        entries: list[Entry] = []
+        while self._due and len(ids) < n and self._due[0][0] <= now_s:
+            due_s, message_id = heappop(self._due)
+            found = self._waiting.get(message_id)
+            # An entry of the heap is stale when the message was acknowledged or put back meanwhile.
+            if found is not None and found[0] == due_s:
+                del self._waiting[message_id]
+                ids.append(message_id)
+                entries.append(found[1])
+        while self._late and len(ids) < n:
+            message_id = next(iter(self._late))
+            ids.append(message_id)
+            entries.append(self._late.pop(message_id))
+        return ids, entries
+
+    def lease(self, session: bytes, ids: Sequence[int], entries: Iterable[Entry], lease_s: float, now_s: float) -> None:
+        """Record that `session` was given these messages, for `lease_s` seconds unless renewed."""
+        holder = self._sessions.get(session)
+        if holder is None:
+            holder = self._sessions[session] = Holder()
+        if len(holder.leases) > TIDY_ABOVE and len(holder.leases) > len(holder.held):
+            holder.leases = [lease for lease in holder.leases if lease.entries]
+        lease = Lease(now_s, lease_s, dict(zip(ids, entries, strict=True)))
+        holder.leases.append(lease)
+        holder.held.update(dict.fromkeys(ids, lease))
+        if holder.lost:
+            for message_id in ids:
+                holder.lost.remove(message_id)
+
+    def advance(self, position: int, passed: int = 0) -> None:
+        """Go on at `position`; `passed` messages before it were left out by the filter."""
+        if position != self.position:
+            self.position = position
+            self.dirty = True
+            if self.ahead:
+                self.ahead.remove_below(position)
+        self.passed += passed
+
+    def arrive_late(self, message_id: int, entry: Entry) -> None:
+        """Queue a message that came below the position or where the group does not look any more."""
+        if not self.is_pending(message_id):
+            self._late[message_id] = entry
+            self.late_ids.add(message_id)
+            self.late += 1
+            self.forget_done(message_id, entry)
+
+    def forget_done(self, message_id: int, entry: Entry) -> None:
+        """Undo the mark "done" of a key that counted as a gap until its message came."""
+        self.ahead.remove(message_id if self.ordered else entry_seq(entry))
+        self.dirty = True
+
+    # -- being told ---------------------------------------------------------------------------------------------
+
+    def ack(self, session: bytes, ranges: Iterable[Sequence[int]]) -> list[int]:
+        """Mark messages as done.
+
+        Parameters
+        ----------
+        session : bytes
+            Who acknowledges.
+        ranges : pairs of int
+            Closed ranges [lo, hi] of the ids it was given. Ids between them that it does not hold are not touched.
+
+        Returns
+        -------
+        list of int
+            Ids that were taken from the session and are, or were, somebody else's: `LeaseLost`.
+
+        Notes
+        -----
+        A message whose lease ran out but that nobody was given since is still accepted: the first ack wins. After
+        `state` was restored, so is one that nobody holds and that the core before may have given out.
+        """
+        holder = self._sessions.get(session)
+        merged = list(RangeSet(ranges))
+        if holder is None:
+            return self._ack_unheld(None, merged)
+        held, open_ranges = holder.held, []
+        order = sorted(held) if len(merged) > 1 or (merged and merged[0][1] - merged[0][0] >= len(held)) else None
+        for lo, hi in merged:
+            if order is None:
+                ids = list(filter(held.__contains__, range(lo, hi + 1)))
+            else:
+                ids = order[bisect_left(order, lo) : bisect_right(order, hi)]
+            if ids:
+                self._done(holder, ids)
+            if len(ids) <= hi - lo:
+                open_ranges.append((lo, hi))
+        return self._ack_unheld(holder, open_ranges) if open_ranges else []
+
+    def _done(self, holder: Holder, ids: list[int]) -> None:
+        """Let go of held messages that are done."""
+        held = holder.held
+        if self.late_ids or (self.ordered and ids[-1] >= self.position):
+            self._keep_ahead(holder, ids)
+        for message_id in ids:
+            del held.pop(message_id).entries[message_id]
+        if not held:
+            holder.leases.clear()
+        if self.attempts:
+            for message_id in ids:
+                self.attempts.pop(message_id, None)
+        if self.late_ids:
+            self.late_ids.difference_update(ids)
+        self.dirty = True
+
+    def _keep_ahead(self, holder: Holder, ids: list[int]) -> None:
+        """Remember done keys that the position has still before it: late arrivals of a part not read yet."""
+        if self.ordered:
+            for message_id in ids[bisect_left(ids, self.position) :]:
+                self.ahead.add(message_id)
+        else:
+            for message_id in filter(self.late_ids.__contains__, ids):
+                seq = entry_seq(holder.held[message_id].entries[message_id])
+                if seq >= self.position:
+                    self.ahead.add(seq)
+
+    def _ack_unheld(self, holder: Holder | None, ranges: list[tuple[int, int]]) -> list[int]:
+        """Treat ranges of an ack that the session does not hold in full; return the lost ids."""
+        lost: list[int] = []
+        for lo, hi in ranges:
+            if holder is not None and holder.lost:
+                for a, b in holder.lost.overlap(lo, hi):
+                    holder.lost.remove(a, b)
+                    lost += [message_id for message_id in range(a, b + 1) if not self._ack_waiting(message_id)]
+            if lo == hi and (not lost or lost[-1] != lo) and self._held_by_other(holder, lo):
+                lost.append(lo)
+            if lo < self.given_below:
+                self._ack_given_before(lo, min(hi, self.given_below - 1))
+        return lost
+
+    def _ack_waiting(self, message_id: int) -> bool:
+        """Accept the ack of a message that waits for redelivery; False when it does not."""
+        found = self._waiting.pop(message_id, None)
+        if found is None:
+            return False
+        self.attempts.pop(message_id, None)
+        self._settle_one(message_id, found[1])
+        return True
+
+    def _settle_one(self, message_id: int, entry: Entry) -> None:
+        """Count a message that nobody holds as done."""
+        self.late_ids.discard(message_id)
+        key = message_id if self.ordered else entry_seq(entry)
+        if key >= self.position:
+            self.ahead.add(key)
+        self.dirty = True
+
+    def _held_by_other(self, holder: Holder | None, message_id: int) -> bool:
+        return any(message_id in other.held for other in self._sessions.values() if other is not holder)
+
+    def _ack_given_before(self, lo: int, hi: int) -> None:
+        """Accept the ack of messages that only the core before can have given out and that nobody holds."""
+        if self.ordered:
+            lo = max(lo, self.position)
+        if lo > hi:
+            return
+        kept = RangeSet([(lo, hi)])
+        for message_id in filter(lambda one: lo <= one <= hi, self._pending()):
+            kept.remove(message_id)
+        target = self.ahead if self.ordered else self.acked_ids
+        for a, b in kept:
+            target.add(a, b)
+            self.dirty = True
+
+    def nack(self, session: bytes, ids: Iterable[int], delay_s: float, now_s: float) -> list[int]:
+        """Give these messages out again after `delay_s`; the attempt counts. Return those the session does not hold."""
+        return self._return(session, ids, now_s + delay_s, counted=True)
+
+    def give_back(self, session: bytes, ids: Iterable[int] | None = None) -> list[int]:
+        """Take back messages (None: all) that were never started; no attempt counts. Return those not held."""
+        if ids is None:
+            ids = list(self._sessions[session].held) if session in self._sessions else []
+        return self._return(session, ids, -inf, counted=False)
+
+    def _return(self, session: bytes, ids: Iterable[int], due_s: float, *, counted: bool) -> list[int]:
+        holder = self._sessions.get(session)
+        lost: list[int] = []
+        for message_id in ids:
+            lease = holder.held.pop(message_id, None) if holder is not None else None
+            if lease is None:
+                lost.append(message_id)
+            else:
+                self._wait(message_id, lease.entries.pop(message_id), due_s, counted=counted)
+        return lost
+
+    def _wait(self, message_id: int, entry: Entry, due_s: float, *, counted: bool) -> None:
+        """Put a message, that was given out in vain, into the queue for redelivery, or give it up."""
+        self.dirty = True
+        if counted:
+            failed = self.attempts[message_id] = self.attempts.get(message_id, 0) + 1
+            if 0 < self.max_attempts <= failed:
+                self.dead[message_id] = self.attempts.pop(message_id)
+                self._settle_one(message_id, entry)
+                return
+        self._waiting[message_id] = (due_s, entry)
+        heappush(self._due, (due_s, message_id))
+
+    # -- time ---------------------------------------------------------------------------------------------------
+
+    def renew(self, session: bytes, now_s: float) -> None:
+        """Start all leases of the session anew."""
+        holder = self._sessions.get(session)
+        if holder is not None:
+            holder.renewed_s = now_s
+
+    def expire(self, now_s: float) -> list[int]:
+        """Take messages back whose lease ran out at or before `now_s`; return their ids."""
+        out: list[int] = []
+        for holder in self._sessions.values():
+            ended = [lease for lease in holder.leases if holder.ends_s(lease) <= now_s]
+            if ended:
+                holder.leases = [lease for lease in holder.leases if holder.ends_s(lease) > now_s]
+            for message_id, entry in [item for lease in ended for item in lease.entries.items()]:
+                del holder.held[message_id]
+                holder.lost.add(message_id)
+                self._wait(message_id, entry, now_s, counted=True)
+                out.append(message_id)
+        return out
+
+    def drop_session(self, session: bytes) -> list[int]:
+        """Forget a session that is gone; what it held is given out again at once. Return those ids."""
+        holder = self._sessions.pop(session, None)
+        if holder is None:
+            return []
+        for message_id, lease in holder.held.items():
+            self._wait(message_id, lease.entries[message_id], -inf, counted=True)
+        return list(holder.held)
+
+    def next_event_s(self) -> float:
+        """Return when a lease runs out or a delayed message is due, whichever is first; infinity when neither."""
+        ends = [holder.ends_s(lease) for holder in self._sessions.values() for lease in holder.leases if lease.entries]
+        if self._due:
+            ends.append(self._due[0][0])
+        return min(ends, default=inf)
+
+    # -- what is known ------------------------------------------------------------------------------------------
+
+    def is_pending(self, message_id: int) -> bool:
+        """Return whether a message was read, or came late, and is not done."""
+        if message_id in self._late or message_id in self._waiting:
+            return True
+        return any(message_id in holder.held for holder in self._sessions.values())
+
+    def held(self, session: bytes) -> Sequence[int]:
+        """Return the ids that a session holds."""
+        holder = self._sessions.get(session)
+        return [] if holder is None else list(holder.held)
+
+    def unfinished_beside(self, session: bytes) -> bool:
+        """Return whether messages wait for redelivery or are held by sessions other than this."""
+        if self._late or self._waiting:
+            return True
+        return any(holder.held for name, holder in self._sessions.items() if name != session)
+
+    @property
+    def n_outstanding(self) -> int:
+        """How many messages are held by sessions."""
+        return sum(len(holder.held) for holder in self._sessions.values())
+
+    @property
+    def n_waiting(self) -> int:
+        """How many messages wait to be given again or came late."""
+        return len(self._waiting) + len(self._late)
+
+    def _pending(self) -> Iterator[int]:
+        yield from self._late
+        yield from self._waiting
+        for holder in self._sessions.values():
+            yield from holder.held
+
+    def _pending_keys(self) -> list[int]:
+        if self.ordered:
+            return sorted(self._pending())
+        entries = [*self._late.values(), *(entry for _, entry in self._waiting.values())]
+        for holder in self._sessions.values():
+            for lease in holder.leases:
+                entries += lease.entries.values()
+        return sorted(map(entry_seq, entries))
+
+    @property
+    def floor(self) -> int:
+        """Every key up to this is done or will never come."""
+        return self._durable()[0]
+
+    def _durable(self) -> tuple[int, tuple[tuple[int, int], ...]]:
+        """Return the floor and the ranges of done keys above it."""
+        pending = self._pending_keys()
+        done = RangeSet(complement(pending, 1, self.position - 1))
+        for lo, hi in self.ahead:
+            done.add(lo, hi)
+        for key in pending[bisect_left(pending, self.position) :]:
+            done.remove(key)
+        floor = done.floor()
+        return floor, tuple((lo, hi) for lo, hi in done if lo > floor)
+
+    def snapshot(self, *, where: str, seen_seq: int) -> GroupState:
+        """Return the durable state and clear `dirty`.
+
+        Parameters
+        ----------
+        where : str
+            The group's filter, stored with it.
+        seen_seq : int
+            Arrival number of the newest row that this cursor took part in.
+        """
+        floor, done = self._durable()
+        self.dirty = False
+        return GroupState(
+            self.ordered, where, floor, done, tuple(self.acked_ids), tuple(self.attempts.items()),
+            tuple(self.dead.items()), seen_seq, self.passed, self.late,
+        )  # fmt: skip

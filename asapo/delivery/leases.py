@@ -1,0 +1,60 @@
+"""Plain records of the delivery state: what a session holds, and a group as it is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from math import inf
+from typing import NamedTuple
+
+from asapo.delivery.ranges import RangeSet
+from asapo.delivery.rows import Entry
+
+
+@dataclass(slots=True)
+class Lease:
+    """Messages that were given to a session by one grant."""
+
+    granted_s: float
+    lease_s: float
+    entries: dict[int, Entry]
+
+
+@dataclass(slots=True)
+class Holder:
+    """What one session holds."""
+
+    held: dict[int, Lease] = field(default_factory=dict)
+    leases: list[Lease] = field(default_factory=list)
+    renewed_s: float = -inf
+    lost: RangeSet = field(default_factory=RangeSet)
+    """Ids that were taken from the session because its lease ran out, and that it has not heard of yet."""
+
+    def ends_s(self, lease: Lease) -> float:
+        """Return when the lease runs out; a renewal counts for all leases of the session."""
+        return max(lease.granted_s, self.renewed_s) + lease.lease_s
+
+
+class GroupState(NamedTuple):
+    """A group as it is stored: plain values only.
+
+    "Keys" are what the group's position counts: ids when ordered, arrival numbers (seq) otherwise.
+    """
+
+    ordered: bool
+    where: str
+    floor: int
+    """Every key up to this is done or will never come."""
+    done: tuple[tuple[int, int], ...]
+    """Closed ranges of done keys above the floor."""
+    acked_ids: tuple[tuple[int, int], ...]
+    """Unordered groups: ids that were acknowledged before this core read them."""
+    attempts: tuple[tuple[int, int], ...]
+    """(id, failed deliveries) of messages that are not done."""
+    dead: tuple[tuple[int, int], ...]
+    """(id, failed deliveries) of messages that are given up."""
+    seen_seq: int
+    """Rows with a higher arrival number are new to this state, even when their ids are among the done ones."""
+    passed: int
+    """Messages that the filter left out."""
+    late: int
+    """Messages that arrived below the group's position."""

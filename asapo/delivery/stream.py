@@ -1,0 +1,103 @@
+"""One stream in the delivery core: its window and its groups, kept in step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from asapo.delivery.group import Group, Matches
+from asapo.delivery.leases import GroupState
+from asapo.delivery.rows import RowTuple
+from asapo.delivery.window import Added, StreamWindow
+from asapo.errors import GroupMismatch
+
+
+class StreamDelivery:
+    """A window and the groups that read it. Everything that changes the window goes through here.
+
+    Parameters
+    ----------
+    low, head_seq : int
+        See `StreamWindow`: where the window begins.
+    """
+
+    def __init__(self, *, low: int = 1, head_seq: int = 0) -> None:
+        self.window = StreamWindow(low=low, head_seq=head_seq)
+        self.groups: dict[str, Group] = {}
+
+    def add(self, rows: Sequence[RowTuple]) -> Added:
+        """Take newly indexed rows, in the order of seq, and tell the groups."""
+        return self._tell(self.window.add(rows))
+
+    def add_parts(self, rows: Sequence[RowTuple]) -> Added:
+        """Take all parts of datasets that were named by `window.orphans`, and tell the groups."""
+        return self._tell(self.window.add_parts(rows))
+
+    def _tell(self, added: Added) -> Added:
+        if added.ids:
+            for group in self.groups.values():
+                group.arrived(added, self.window.low)
+        return added
+
+    def open_group(
+        self,
+        name: str,
+        *,
+        ordered: bool = True,
+        where: str = "",
+        matches: Matches | None = None,
+        lease_s: float = 60.0,
+        max_attempts: int = 0,
+        state: GroupState | None = None,
+    ) -> Group:
+        """Return the group, made at the first call; its order and filter are fixed then.
+
+        `state` is what was stored of a group that this core does not know yet.
+
+        Raises
+        ------
+        GroupMismatch
+            If the group (or its stored state) has another order or filter.
+        """
+        group = self.groups.get(name)
+        found = (group.cursor.ordered, group.where) if group else (state.ordered, state.where) if state else None
+        if found is not None and found != (ordered, where):
+            raise GroupMismatch(
+                f"group {name!r} has {_describe(*found)}, not {_describe(ordered, where)}; use another group name",
+                group=name,
+                expected={"ordered": found[0], "where": found[1]},
+                found={"ordered": ordered, "where": where},
+            )
+        if group is None:
+            group = self.groups[name] = Group(
+                self.window,
+                ordered=ordered,
+                where=where,
+                matches=matches,
+                lease_s=lease_s,
+                max_attempts=max_attempts,
+                state=state,
+            )
+        return group
+
+    def expire(self, now_s: float) -> dict[str, list[int]]:
+        """Take back what leases ran out for; return the ids by group, for groups with any."""
+        found = {name: group.cursor.expire(now_s) for name, group in self.groups.items()}
+        return {name: ids for name, ids in found.items() if ids}
+
+    def renew(self, session: bytes, now_s: float) -> None:
+        """Renew the leases that a session holds in any group."""
+        for group in self.groups.values():
+            group.cursor.renew(session, now_s)
+
+    def drop_session(self, session: bytes) -> dict[str, list[int]]:
+        """Give out again what a lost session held; return the ids by group, for groups with any."""
+        found = {name: group.cursor.drop_session(session) for name, group in self.groups.items()}
+        return {name: ids for name, ids in found.items() if ids}
+
+    def snapshot(self, *, everything: bool = False) -> dict[str, GroupState]:
+        """Return the state of the groups that changed since the last call, or of all."""
+        return {name: group.snapshot() for name, group in self.groups.items() if everything or group.cursor.dirty}
+
+
+def _describe(ordered: bool, where: str) -> str:
+    return f"{'ordered' if ordered else 'arrival'} delivery, filter {where!r}"

@@ -35,15 +35,15 @@ CHUNK_BYTES: Final = 1024 * 1024
 class Kind(StrEnum):
     """Kinds of records; readers keep and skip kinds they do not know."""
 
-    HEAD = "head"
-    PUT = "put"
-    FINISH = "finish"
-    META = "meta"
-    SESSION = "session"
-    DELETE = "delete"
-    MOVED = "moved"
-    SUPERSEDED = "superseded"
-    CLOSED = "closed"
+    HEAD = "HEAD"
+    PUT = "PUT"
+    FINISH = "FINISH"
+    META = "META"
+    SESSION = "SESSION"
+    DELETE = "DELETE"
+    MOVED = "MOVED"
+    SUPERSEDED = "SUPERSEDED"
+    CLOSED = "CLOSED"
 
 
 class Where(StrEnum):

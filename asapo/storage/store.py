@@ -169,7 +169,7 @@ class StreamStore:
             self._give_up(slot, opened)
             raise
 
-    def journal_put(self, slot: Slot, put_header: bytes, ingest_ns: int) -> None:
+    def journal_put(self, slot: Slot, put_header: bytes, ingest_ns: int, *, skip: Sequence[int] = ()) -> None:
         """Append the unit's PUT record; after this the unit survives the death of this process.
 
         Parameters
@@ -180,6 +180,8 @@ class StreamStore:
             The wire header as received.
         ingest_ns : int
             Time of arrival, ns since the Unix epoch.
+        skip : sequence of int
+            Positions (from 0) of the unit's messages that were refused; they do not count as stored.
 
         Raises
         ------
@@ -188,7 +190,9 @@ class StreamStore:
         """
         opened = self._owner(slot)
         where = Where.SEGMENT if slot.size else Where.NONE
-        fields = {"at": where, "offset": slot.offset, "t": ingest_ns, "put": put_header}
+        fields: dict[str, Any] = {"at": where, "offset": slot.offset, "t": ingest_ns, "put": put_header}
+        if skip:
+            fields["skip"] = list(skip)
         try:
             self._append(opened, Kind.PUT, fields)
         except StorageError:
@@ -197,19 +201,24 @@ class StreamStore:
         self._release(slot, opened)
 
     def abort(self, slot: Slot) -> None:
-        """Give a slot back that will not be journaled."""
-        opened = self._owner(slot)
-        opened.writer.give_back(slot.offset, slot.size)
-        self._release(slot, opened)
+        """Give a slot back that will not be journaled; nothing happens when a failed write has done so already."""
+        opened = slot._open  # noqa: SLF001 - a slot is ours
+        if opened is not None:
+            opened.writer.give_back(slot.offset, slot.size)
+            self._release(slot, opened)
 
-    def journal(self, ref: StreamRef, kind: str, fields: Mapping[str, Any]) -> None:
+    def journal(self, ref: StreamRef, kind: str, fields: Mapping[str, Any], *, slot: Slot | None = None) -> None:
         """Append a record about the stream (FINISH, META, SUPERSEDED, ...) to the journal that is open for it.
+
+        `slot` is the unit that the record is about: the field `segment` then names its file, which may be an older one.
 
         Raises
         ------
         DiskFull, StorageError
             If the record may not be whole; the next one goes to a new journal.
         """
+        if slot is not None:
+            fields = {**fields, "segment": Path(slot.segment.path).name}
         opened = self._open.get(ref) or self._start(ref, 0)
         opened.used_s = time.monotonic()
         try:

@@ -17,7 +17,10 @@ COMMANDS: Final = {
     "broker": ("asapo_broker.cli", "run the delivery core"),
     "http": ("asapo_broker.http.cli", "run the HTTP front"),
     "simulate": ("asapo_produce.detectors.simulate_cli", "send frames like a detector"),
-    "replay": ("asapo_produce.detectors.replay_cli", "send recorded data: HDF5, NeXus, European XFEL runs, image files"),
+    "replay": (
+        "asapo_produce.detectors.replay_cli",
+        "send recorded data: HDF5, NeXus, European XFEL runs, image files",
+    ),
     "ls": ("asapo_work.cli.ls", "list beamtimes, sources and streams"),
     "tail": ("asapo_work.cli.tail", "show messages as they arrive"),
     "get": ("asapo_work.cli.get", "fetch messages by id or the last one"),
@@ -33,7 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; return 0 when it did its work, 1 when it failed, 2 when it was called wrongly."""
     argv = list(sys.argv[1:] if argv is None else argv)
     chosen = next((word for word in argv if not word.startswith("-")), "")
-    parser = argparse.ArgumentParser(prog="asapo", description="Detector streaming: from detector to storage to analysis.")
+    parser = argparse.ArgumentParser(
+        prog="asapo", description="Detector streaming: from detector to storage to analysis."
+    )
     parser.add_argument("--version", action="version", version=_version())
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for name, (module, summary) in COMMANDS.items():
@@ -78,7 +83,7 @@ def _missing(name: str, module: str, error: ModuleNotFoundError) -> int:
 
 
 def _version() -> str:
-    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415
+    from importlib.metadata import PackageNotFoundError, version
 
     try:
         return f"asapo {version('asapo')}"

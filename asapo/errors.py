@@ -248,7 +248,7 @@ class UnknownStream(StreamState):
 
 
 class Gap(StreamState):
-    """This id does not exist and never will; fields `message_id`, `id_max`."""
+    """No message has this id, and none will; fields `message_id`, `id_max`."""
 
     code = "gap"
 

@@ -1,4 +1,4 @@
-"""Counters of a service: plain numbers that travel with its heartbeat and are shown as Prometheus text by the HTTP front."""
+"""Counters of a service: plain numbers that travel with its heartbeat; the HTTP front shows them to Prometheus."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class Service:
         argv = [sys.executable, "-m", "asapo", *self.command, "--supervised"]
         process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         self.process, self.started_s = process, time.monotonic()
-        assert process.stdin is not None  # noqa: S101
+        assert process.stdin is not None
         try:
             process.stdin.write(json.dumps(self.settings).encode() + b"\n")
             process.stdin.flush()
@@ -80,7 +80,7 @@ class Service:
         lines: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
         def pump() -> None:
-            assert process.stdout is not None  # noqa: S101
+            assert process.stdout is not None
             for line in process.stdout:
                 lines.put(line)
             lines.put(b"")
@@ -142,7 +142,7 @@ class Supervisor:
             service.stop()
 
     def _restart(self, service: Service) -> None:
-        assert service.process is not None  # noqa: S101
+        assert service.process is not None
         log.error("%s ended with status %s, starting it again", service.name, service.process.returncode)
         service.stop()
         service.restarts += 1
@@ -154,4 +154,4 @@ class Supervisor:
         try:
             service.start()
         except ServiceFailed as exc:
-            log.error("%s", exc)  # noqa: TRY400 - the traceback would say nothing more
+            log.critical("%s", exc)

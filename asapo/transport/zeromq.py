@@ -5,6 +5,7 @@ No `zmq.ZMQError` leaves this module.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import itertools
 import os
@@ -42,7 +43,7 @@ _context: tuple[int, zmq.Context[Any]] | None = None
 
 def context() -> zmq.Context[Any]:
     """Return this process's context; a forked child gets its own."""
-    global _context  # noqa: PLW0603
+    global _context
     with _context_lock:
         if _context is None or _context[0] != os.getpid():
             _context = (os.getpid(), zmq.Context())
@@ -223,9 +224,7 @@ def _drain(monitor: Any) -> int:
 
 
 def _close(socket: Any, monitor: Any, linger_s: float) -> None:
-    try:
+    with contextlib.suppress(zmq.ZMQError):  # closed before
         socket.monitor(None, 0)
-    except zmq.ZMQError:
-        pass  # closed before
     monitor.close()
     socket.close(linger=int(linger_s * 1000))

@@ -22,17 +22,21 @@ Buffer = bytes | bytearray | memoryview
 MAGIC: Final = b"aP"
 PUT_KIND: Final = 16
 PREFIX: Final = struct.Struct("<2sBBB")
-KIND_OF: Final = {event: kind for kind, event in KINDS.items()}
-FIELDS: Final = {event: tuple(item.name for item in fields(event)) for event in KINDS.values()}
+KIND_OF: Final[dict[type, int]] = {event: kind for kind, event in KINDS.items()}
+FIELDS: Final[dict[type, tuple[str, ...]]] = {kind: tuple(item.name for item in fields(kind)) for kind in KINDS.values()}
 
 
 def encode(event: Event | Put) -> bytes:
     """Return the header part of an event; the payload part travels beside it, untouched."""
     if type(event) is Put:
-        return PREFIX.pack(MAGIC, *VERSION, PUT_KIND) + msgpack.packb(put_to_map(event))
+        return _joined(PUT_KIND, put_to_map(event))
     kind = type(event)
-    body = {name: getattr(event, name) for name in FIELDS[kind]}  # type: ignore[index]
-    return PREFIX.pack(MAGIC, *VERSION, KIND_OF[kind]) + msgpack.packb(body)  # type: ignore[index]
+    return _joined(KIND_OF[kind], {name: getattr(event, name) for name in FIELDS[kind]})
+
+
+def _joined(kind: int, body: dict[str, Any]) -> bytes:
+    packed: bytes = msgpack.packb(body)
+    return PREFIX.pack(MAGIC, *VERSION, kind) + packed
 
 
 def decode(header: Buffer, payload_bytes: int = 0) -> Event | Put:
@@ -47,7 +51,7 @@ def decode(header: Buffer, payload_bytes: int = 0) -> Event | Put:
     """
     kind, body = _open(header)
     if kind == PUT_KIND:
-        put = _blamed(put_from_map, body, "Put")
+        put: Put = _blamed(put_from_map, body, "Put")
         if put.nbytes != payload_bytes:
             raise RemoteProtocolError(f"Put announces {put.nbytes} payload bytes, {payload_bytes} came")
         return put
@@ -57,7 +61,8 @@ def decode(header: Buffer, payload_bytes: int = 0) -> Event | Put:
     if payload_bytes and event not in PAYLOAD_KINDS:
         raise RemoteProtocolError(f"{event.__name__} came with {payload_bytes} payload bytes: expected none")
     known = {name: body[name] for name in FIELDS[event] if name in body}
-    return _blamed(lambda values: event(**values), known, event.__name__)
+    built: Event = _blamed(lambda values: event(**values), known, event.__name__)
+    return built
 
 
 def decode_put(header: Buffer) -> Put:
@@ -107,4 +112,3 @@ def _blamed(build: Any, body: dict[str, Any], name: str) -> Any:
         raise RemoteProtocolError(exc.message, **exc.fields) from exc
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as exc:
         raise RemoteProtocolError(f"{name}: a field is missing or of the wrong type ({exc!r})") from exc
-

@@ -13,12 +13,12 @@ from asapo.models import MAX_ID
 SESSION_BYTES: Final = 16
 
 
-def _whole(value: object) -> bool:
+def _whole(value: Any) -> bool:
     return type(value) is int and 0 <= value <= MAX_ID
 
 
-def _seconds(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type]
+def _seconds(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value) and value >= 0
 
 
 CHECKS: Final[dict[str, tuple[Callable[[Any], bool], str]]] = {

@@ -1,4 +1,4 @@
-"""The Put event: one wire unit of n messages, in columns, because Python must not work per frame more than it has to."""
+"""The Put event: one wire unit of n messages, in columns, so that Python works little per frame."""
 
 from __future__ import annotations
 

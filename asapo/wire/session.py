@@ -1,7 +1,7 @@
 """Whose turn it is: the protocol as a table and one function.
 
-A link has a client and a server; each side moves through GREETING, OPEN, CLOSED by the events *it sends*. Each end keeps
-both states: its own, where a wrong event is our defect, and its peer's, where it is the peer's.
+A link has a client and a server; each side moves through GREETING, OPEN, CLOSED by the events *it sends*. Each end
+keeps both states: its own, where a wrong event is our defect, and its peer's, where it is the peer's.
 """
 
 from __future__ import annotations

@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
     settings = ReceiverSettings(**given)
     logs.configure(level=args.log_level, as_json=args.log_json, service=settings.receiver_id)
     tune_malloc()
-    from asapo_receive.service import Receiver  # noqa: PLC0415 - after malloc was tuned
+    from asapo_receive.service import Receiver
 
     receiver = Receiver(settings)
     stop_on_signal(receiver.stop, supervised=args.supervised)

@@ -1,4 +1,4 @@
-"""The index thread: one transaction for everything that was stored during the previous one, then the outcomes go back."""
+"""The index thread: one transaction for all that was stored during the one before, then the outcomes go back."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.store import SegmentHandle
 from asapo.wire.events import Beat, Bye, FinishStream, OpenStream, SetMeta
+from asapo.wire.put import aligned
 from asapo_receive.cache import RecentUnits
 from asapo_receive.units import Request, Unit, record_of
-from asapo_receive.writer import MEMORY
 
 log = logging.getLogger(__name__)
 
+MEMORY_BASE: Final = 64
+"""Payloads of level `memory` have offsets in one space that only grows; 0 stands for none."""
 BATCH_MESSAGES: Final = 4096
 """Most messages in one transaction: bounds how long the first of them waits."""
 
@@ -56,7 +58,7 @@ class Indexer:
         """Take what was stored (or a closed segment, or a request); None ends `run`."""
         self.abandon = False
         """Set to give up on an index that is away, when the receiver must stop."""
-        self._memory_offset = 0
+        self._memory_offset = MEMORY_BASE
 
     def run(self) -> None:
         """Serve until None comes."""
@@ -109,23 +111,28 @@ class Indexer:
 
     def _record(self, index: MetadataIndex, unit: Unit):  # type: ignore[no-untyped-def]
         if unit.slot is None:
+            if not unit.memory_offset:
+                unit.memory_offset = self._memory_offset
+                self._memory_offset += aligned(unit.nbytes)
             return record_of(unit, 0, self._receiver_id)
         segment = unit.slot.segment
         if segment.index_no is None:
             segment.index_no = self._register(index, segment)
         return record_of(unit, segment.index_no, self._receiver_id)
 
-    def _settle(
-        self, unit: Unit, errors: tuple[tuple[int, AsapoError], ...], superseded: tuple[int, ...]
-    ) -> None:
+    def _settle(self, unit: Unit, errors: tuple[tuple[int, AsapoError], ...], superseded: tuple[int, ...]) -> None:
         """Note the outcome, keep the payload for remote readers, let go of it otherwise."""
-        stored = [index for index in range(len(unit.put.ids)) if index not in dict(unit.errors)] if unit.errors else None
+        stored = (
+            [index for index in range(len(unit.put.ids)) if index not in dict(unit.errors)] if unit.errors else None
+        )
         for at, error in errors:
             unit.errors.append((stored[at] if stored else at, error))
         if superseded and unit.slot is not None:
             ids = tuple(unit.put.ids[stored[at] if stored else at] for at in superseded)
             self._superseded((unit.ref, ids, unit))
-        if unit.slot is not None and unit.slot.segment.index_no is not None:
+        if unit.slot is None:
+            self._memory.add(0, unit.memory_offset, unit.payload)
+        elif unit.slot.segment.index_no is not None:
             self._recent.add(unit.slot.segment.index_no, unit.slot.offset, unit.payload)
         unit.payload = None
 
@@ -140,7 +147,7 @@ class Indexer:
                 log.warning("index is away, retrying in %.2f s: %s", pause_s, exc)
                 if self.abandon:
                     raise
-                time.sleep(pause_s * random.uniform(0.5, 1.5))  # noqa: S311
+                time.sleep(pause_s * random.uniform(0.5, 1.5))
                 pause_s = min(1.0, pause_s * 2)
 
     def _control(self, item: Request | SegmentHandle) -> None:

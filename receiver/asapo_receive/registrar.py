@@ -1,4 +1,4 @@
-"""The link to the broker: registration once a second, announcements in between. Both are hints; losing them is harmless."""
+"""The link to the broker: registration once a second, announcements in between; losing either is harmless."""
 
 from __future__ import annotations
 

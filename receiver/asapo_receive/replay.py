@@ -1,4 +1,4 @@
-"""At restart: what an older life of this receiver stored but did not index is indexed now, before connections are taken."""
+"""At restart: what an older life of this receiver stored but did not index is indexed, before links are taken."""
 
 from __future__ import annotations
 
@@ -23,14 +23,16 @@ BATCH_UNITS: Final = 256
 def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef) -> int:
     """Index what the journal of one segment has beyond the index; return how many messages were new to it.
 
-    The journal is in the order of storing, and indexing keeps that order, so the records that are missing are at its end.
+    The journal is in the order of storing, and indexing keeps that order: the records that are missing are at its end.
     """
     journal = Path(segment_path).with_suffix(JOURNAL_SUFFIX)
     puts: list[JournalRecord] = []
     for item in read_journal(journal):
         if isinstance(item, Damage):
             level = logging.INFO if item.torn else logging.WARNING
-            log.log(level, "journal %s: %s at byte %d (%d bytes skipped)", item.path, item.reason, item.offset, item.size)
+            log.log(
+                level, "journal %s: %s at byte %d (%d bytes skipped)", item.path, item.reason, item.offset, item.size
+            )
         elif item.kind == Kind.PUT:
             puts.append(item)
     stream_no = index.stream_no(ref)

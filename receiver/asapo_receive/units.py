@@ -39,6 +39,8 @@ class Unit:
     nbytes: int
     received_ns: int
     slot: Slot | None = None
+    memory_offset: int = 0
+    """Place in the memory cache, for level `memory`."""
     errors: list[tuple[int, AsapoError]] = field(default_factory=list)
     """(index in the unit, error) of the messages that are refused."""
 
@@ -129,7 +131,7 @@ def meta_error(text: str) -> WrongInput | None:
 def record_of(unit: Unit, segment: int, receiver_id: str) -> UnitRecord:
     """Return the index's record of the messages of a unit that were stored."""
     return record_from_put(
-        unit.ref, unit.put, base=unit.slot.offset if unit.slot else 0, segment=segment, skip=unit.bad(),
+        unit.ref, unit.put, base=unit.slot.offset if unit.slot else unit.memory_offset, segment=segment, skip=unit.bad(),
         received_ns=unit.received_ns, session=unit.session, receiver_id=receiver_id,
     )  # fmt: skip
 
@@ -139,7 +141,7 @@ def record_from_put(
     session: bytes = b"", receiver_id: str = "",
 ) -> UnitRecord:  # fmt: skip
     """Return the index's record of a Put, from the wire or from a journal."""
-    from asapo.index.interface import SessionMark  # noqa: PLC0415
+    from asapo.index.interface import SessionMark
 
     columns: list[Any] = [
         put.ids,

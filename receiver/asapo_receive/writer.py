@@ -1,16 +1,16 @@
-"""The writer thread: checks payloads, appends them to segments and their headers to journals. It may block on a disk."""
+"""The writer thread: checks payloads, appends them to segments and headers to journals. It may block on a disk."""
 
 from __future__ import annotations
 
-import json
 import logging
 import queue
 from collections.abc import Callable
-from typing import Final
+from typing import Any, Final
 
 from asapo.errors import AsapoError, StorageError
 from asapo.metrics import Counters
 from asapo.models import StreamRef
+from asapo.storage.journal import Kind
 from asapo.storage.store import StreamStore
 from asapo.wire.events import FinishStream, SetMeta
 from asapo_receive.units import Request, Unit, meta_error, verify
@@ -18,6 +18,9 @@ from asapo_receive.units import Request, Unit, meta_error, verify
 log = logging.getLogger(__name__)
 
 MEMORY: Final = "memory"
+IDLE_CHECK_S: Final = 5.0
+IDLE_S: Final = 30.0
+"""A segment unused for this long is closed."""
 
 
 class Writer:
@@ -26,9 +29,7 @@ class Writer:
     Everything that was stored is handed to `stored` in the order of arrival; what failed, too, with its errors.
     """
 
-    def __init__(
-        self, store: StreamStore, stored: Callable[[Unit | Request | None], None], counters: Counters
-    ) -> None:
+    def __init__(self, store: StreamStore, stored: Callable[[Unit | Request | None], None], counters: Counters) -> None:
         self._store = store
         self._stored = stored
         self._counters = counters
@@ -40,7 +41,7 @@ class Writer:
 
     def run(self) -> None:
         """Serve until None comes; then close all files."""
-        while (item := self._inbox.get()) is not None:
+        while (item := self._next()) is not None:
             if type(item) is Unit:
                 self._take_unit(item)
                 self._stored(item)
@@ -51,6 +52,14 @@ class Writer:
                 self._note_superseded(*item)  # type: ignore[misc]
         self._store.close()
         self._stored(None)
+
+    def _next(self) -> Any:
+        """Return the next item; close segments that nobody writes to while there is none."""
+        while True:
+            try:
+                return self._inbox.get(timeout=IDLE_CHECK_S)
+            except queue.Empty:
+                self._store.close_idle(IDLE_S)
 
     def _take_unit(self, unit: Unit) -> None:
         try:
@@ -68,13 +77,8 @@ class Writer:
     def _write(self, unit: Unit) -> None:
         store = self._store
         slot = store.reserve(unit.ref, unit.nbytes)
-        try:
-            store.write(slot, (unit.payload,))
-            skip = {"skip": unit.bad()} if unit.errors else {}
-            store.journal_put(slot, unit.header, unit.received_ns, **skip)
-        except BaseException:
-            store.abort(slot)
-            raise
+        store.write(slot, (unit.payload,))
+        store.journal_put(slot, unit.header, unit.received_ns, skip=unit.bad())
         unit.slot = slot
 
     def _take_request(self, request: Request) -> None:
@@ -83,21 +87,25 @@ class Writer:
         try:
             if isinstance(event, FinishStream):
                 ref = StreamRef(request.beamtime, request.source, event.stream)
-                self._store.journal(ref, "FINISH", {"last_id": event.last_id, "next_stream": event.next_stream})
+                fields = {"last_id": event.last_id, "next_stream": event.next_stream}
+                self._store.journal(ref, Kind.FINISH, fields)
+                self._store.close_stream(ref)
             elif isinstance(event, SetMeta):
                 problem = meta_error(event.meta)
                 if problem is not None:
                     raise problem
-                ref = StreamRef(request.beamtime, request.source, event.stream or "default")
-                fields = {"meta": json.loads(event.meta), "beamtime": not event.stream}
-                self._store.journal(ref, "META", fields)
+                meta = {"meta": event.meta}
+                if event.stream:
+                    self._store.journal(StreamRef(request.beamtime, request.source, event.stream), Kind.META, meta)
+                else:
+                    self._store.journal_beamtime(request.beamtime, Kind.META, meta)
         except AsapoError as exc:
             request.error = exc
 
     def _note_superseded(self, ref: StreamRef, ids: tuple[int, ...], unit: Unit) -> None:
         try:
             if unit.slot is not None:
-                self._store.journal(ref, "SUPERSEDED", {"ids": list(ids), "offset": unit.slot.offset}, slot=unit.slot)
+                self._store.journal(ref, Kind.SUPERSEDED, {"ids": list(ids)}, slot=unit.slot)
         except AsapoError as exc:
             # The bytes stay unreferenced by the index; a rebuild finds two equal records and keeps the first.
             log.warning("cannot note superseded messages of %s: %s", ref, exc)

@@ -1,0 +1,115 @@
+"""Configuration of the services: one TOML file, unknown keys refused, units in the names."""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+from asapo.errors import ConfigError
+from asapo.wire import limits
+
+T = TypeVar("T")
+MIB = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokerConfig:
+    """Section `[broker]`."""
+
+    port: int = 8400
+    """Port of the native protocol on 127.0.0.1; 0 takes a free one."""
+    http_port: int = 0
+    """Port of the HTTP front; 0 takes a free one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceiverConfig:
+    """Section `[receiver]`: the same for every receiver on this machine."""
+
+    count: int = 1
+    """Receiver processes."""
+    window_bytes: int = limits.WINDOW_BYTES
+    """Most credit of one producer."""
+    ingest_bytes: int = 1024 * MIB
+    """Credit of all producers of one receiver together."""
+    cache_bytes: int = 64 * MIB
+    """Recent payloads kept for remote readers."""
+    memory_bytes: int = 256 * MIB
+    """Payloads of level `memory` kept."""
+    segment_bytes: int = 1024 * MIB
+    """A segment is closed when it reaches this size."""
+    session_timeout_s: float = limits.SESSION_TIMEOUT_S
+    """A producer not heard for this long no longer holds back ordered readers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """All of it; every key may be left out."""
+
+    data_dir: str = "asapo-data"
+    """Folder for everything: `beamline/` (payloads) and `state/` (indexes, cursors)."""
+    log_level: str = "info"
+    broker: BrokerConfig = field(default_factory=BrokerConfig)
+    receiver: ReceiverConfig = field(default_factory=ReceiverConfig)
+    declared_keys: tuple[str, ...] = ()
+    """Metadata keys with an index of their own from the start, at most two."""
+
+
+def load_config(path: str | Path | None) -> Config:
+    """Read a TOML file; None gives the defaults.
+
+    Raises
+    ------
+    ConfigError
+        If the file cannot be read, or a key is unknown or has the wrong type; names key, value and what was expected.
+    """
+    if path is None:
+        return Config()
+    try:
+        with open(path, "rb") as file:
+            return build(Config, tomllib.load(file), where=str(path))
+    except OSError as exc:
+        raise ConfigError(f"configuration {path}: {exc.strerror}; give an existing TOML file", key="config") from exc
+    except tomllib.TOMLDecodeError as exc:
+        raise ConfigError(f"configuration {path}: not TOML: {exc}", key="config") from exc
+
+
+def build(kind: type[T], values: dict[str, Any], *, where: str) -> T:
+    """Make a settings record from a map, refusing what the record does not know.
+
+    Raises
+    ------
+    ConfigError
+        Names the key, the value and what was expected.
+    """
+    hints = typing.get_type_hints(kind)
+    known = {item.name for item in dataclasses.fields(kind)}  # type: ignore[arg-type]
+    given: dict[str, Any] = {}
+    for key, value in values.items():
+        if key not in known:
+            raise ConfigError(f"{where}: unknown key {key!r}: expected one of {', '.join(sorted(known))}", key=key)
+        given[key] = _checked(hints[key], value, f"{where}: {key}")
+    return kind(**given)
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if type(value) is not dict:
+            raise ConfigError(f"{where} = {value!r}: expected a table", key=where)
+        return build(hint, value, where=where)  # type: ignore[arg-type]
+    if typing.get_origin(hint) is tuple:
+        if type(value) not in (list, tuple) or not all(type(item) is str for item in value):
+            raise ConfigError(f"{where} = {value!r}: expected a list of texts", key=where)
+        return tuple(value)
+    if hint is float and type(value) is int:
+        return float(value)
+    if isinstance(hint, types.UnionType) or type(value) is not hint:
+        raise ConfigError(f"{where} = {value!r}: expected {getattr(hint, '__name__', hint)}", key=where)
+    if hint in (int, float) and value < 0:
+        raise ConfigError(f"{where} = {value!r}: expected no negative number", key=where)
+    return value

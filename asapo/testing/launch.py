@@ -1,0 +1,123 @@
+"""Real services for a test: started on free ports, killed, restarted and ended by name.
+
+>>> with LocalServices("/tmp/run") as services:          # doctest: +SKIP
+...     producer = Producer(services.native, beamtime="demo", source="det")
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import signal
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from asapo.config import Config
+from asapo.supervise import Service
+from asapo.up import core_service, http_service, receiver_service
+
+
+class LocalServices:
+    """One delivery core and any number of receivers on this machine, each a process of its own.
+
+    Parameters
+    ----------
+    data_dir : path
+        Folder for payloads and state; it is not removed.
+    receivers : int
+        Receivers r1 .. rn to start with.
+    http : bool
+        Start the HTTP front, too.
+    log_level : str
+        Level of the services' log lines on stderr.
+    receiver : keyword arguments
+        Fields of `asapo.config.ReceiverConfig`.
+    """
+
+    def __init__(
+        self, data_dir: str | Path, *, receivers: int = 1, http: bool = False, log_level: str = "warning",
+        declared_keys: tuple[str, ...] = (), **receiver: Any,
+    ) -> None:  # fmt: skip
+        base = Config()
+        self._config = dataclasses.replace(
+            base,
+            data_dir=str(Path(data_dir).absolute()),
+            log_level=log_level,
+            declared_keys=declared_keys,
+            broker=dataclasses.replace(base.broker, port=0),
+            receiver=dataclasses.replace(base.receiver, **receiver),
+        )
+        self._first_receivers = receivers
+        self._with_http = http
+        self._services: dict[str, Service] = {}
+        self.native = ""
+        """Address for producers and consumers."""
+        self.http = ""
+
+    @property
+    def data_dir(self) -> Path:
+        """Folder of payloads and state."""
+        return Path(self._config.data_dir)
+
+    def __enter__(self) -> LocalServices:
+        try:
+            core = self._add("broker", core_service(self._config))
+            self.native = core.ready["native"].replace("tcp://", "asapo://")
+            for _ in range(self._first_receivers):
+                self.add_receiver()
+            if self._with_http:
+                self.http = self._add("http", http_service(self._config, self.native)).ready["http"]
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def _add(self, name: str, service: Service) -> Service:
+        self._services[name] = service
+        service.start()
+        return service
+
+    def add_receiver(self) -> str:
+        """Start one more receiver and return its name."""
+        number = 1 + sum(name.startswith("r") for name in self._services)
+        name = f"r{number}"
+        self._add(name, receiver_service(self._config, number, self.native))
+        return name
+
+    def pid(self, name: str) -> int:
+        """Return the process id of `broker`, `http`, or a receiver (`r1`, ...)."""
+        process = self._services[name].process
+        assert process is not None, f"{name} was never started"
+        return process.pid
+
+    def ready(self, name: str) -> dict[str, Any]:
+        """Return what the service said in its ready line."""
+        return self._services[name].ready
+
+    def kill(self, name: str) -> None:
+        """End a service by SIGKILL."""
+        service = self._services[name]
+        os.kill(self.pid(name), signal.SIGKILL)
+        service.stop()
+
+    def end(self, name: str) -> int:
+        """End a service in good order and return its exit status."""
+        service = self._services[name]
+        service.stop()
+        assert service.process is not None
+        return service.process.returncode
+
+    def restart(self, name: str) -> None:
+        """Start a service again where it was, with the ports it had."""
+        self._services[name].start()
+
+    def stop(self) -> None:
+        """End all services, the last started first."""
+        for service in reversed(self._services.values()):
+            service.stop()

@@ -1,0 +1,65 @@
+"""All embedded indexes of one host: a folder with one SQLite file per beamtime."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any, Final
+
+from asapo.index.schema import read_beamtime
+from asapo.index.sqlite import SqliteIndex
+from asapo.models import check_name
+from asapo.storage.layout import encode_name
+
+FILE_NAME: Final = "index.sqlite"
+
+
+class IndexDirectory:
+    """Opens the index of a beamtime, each once per process. Thread-safe.
+
+    Parameters
+    ----------
+    state_dir : path
+        Local folder that all receivers and the delivery core of the host share.
+    settings
+        Handed to every `SqliteIndex`, for example `session_timeout_s`.
+    """
+
+    def __init__(self, state_dir: str | Path, **settings: Any) -> None:
+        self.state_dir = Path(state_dir)
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._open: dict[str, SqliteIndex] = {}
+        self._names: dict[Path, str] = {}
+
+    def path(self, beamtime: str) -> Path:
+        """Return the file of a beamtime's index, whether it is there or not."""
+        return self.state_dir / encode_name(check_name("beamtime", beamtime)) / FILE_NAME
+
+    def open(self, beamtime: str) -> SqliteIndex:
+        """Return the index of a beamtime, creating it if need be; raises what `SqliteIndex` raises."""
+        path = self.path(beamtime)
+        with self._lock:
+            index = self._open.get(beamtime)
+            if index is None:
+                index = self._open[beamtime] = SqliteIndex(path, beamtime, **self._settings)
+            return index
+
+    def find(self, beamtime: str) -> SqliteIndex | None:
+        """Return the index of a beamtime, None when nobody has written one yet."""
+        return self.open(beamtime) if beamtime in self._open or read_beamtime(self.path(beamtime)) else None
+
+    def beamtimes(self) -> list[str]:
+        """Return the beamtimes that have an index, ordered."""
+        for path in self.state_dir.glob(f"*/{FILE_NAME}"):
+            # A name never changes once it is written; before that the file is being created and asked again next time.
+            if path not in self._names and (name := read_beamtime(path)):
+                self._names[path] = name
+        return sorted(self._names.values())
+
+    def close(self) -> None:
+        """Close all indexes."""
+        with self._lock:
+            for index in self._open.values():
+                index.close()
+            self._open.clear()

@@ -1,0 +1,248 @@
+"""The write path of the SQLite index: units in, one transaction, outcomes out (R6, R14, R24)."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain, repeat
+from typing import Any, Final
+
+from asapo.errors import AsapoError, DuplicateId, StreamFinished, WrongInput
+from asapo.index.interface import UnitOutcome, UnitRecord
+from asapo.index.schema import SEQ_BITS
+from asapo.models import MAX_ID, Format, Origin, StreamRef
+
+INSERT: Final = f"INSERT INTO message VALUES({','.join('?' * 15)})"
+GROW: Final = (
+    "UPDATE stream SET known = 1, head_seq = head_seq + ?, n_messages = n_messages + ?, n_bytes = n_bytes + ?, "
+    "id_max = max(id_max, ?) WHERE no = ? RETURNING head_seq, finished, last_id"
+)
+MARK: Final = (
+    "INSERT INTO session(stream_no, substream, session_id, closed_below, receiver_id, seen_s) VALUES(?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT DO UPDATE SET closed_below = max(closed_below, excluded.closed_below), seen_s = excluded.seen_s, "
+    "receiver_id = excluded.receiver_id"
+)
+FIND: Final = (
+    "SELECT key, segment, offset, size, checksum, format, meta FROM message "
+    "WHERE stream_no = ? AND id = ? AND substream = ?"
+)
+
+_NO_ORIGIN: Final[tuple[int, int]] = (0, 0)
+
+
+class NotPlain(Exception):
+    """The fast path met a row that it cannot simply add; the transaction is rolled back and done again row by row."""
+
+
+def refused_row(error: Exception) -> bool:
+    """Return True when an insert failed because of the row, not because of the database."""
+    if isinstance(error, sqlite3.OperationalError):
+        # Generic errors come from evaluating CHECKs and key expressions ("malformed JSON"); locks, I/O have own codes.
+        return error.sqlite_errorcode == sqlite3.SQLITE_ERROR
+    kinds = (sqlite3.IntegrityError, sqlite3.DataError, sqlite3.InterfaceError, OverflowError, UnicodeEncodeError)
+    return isinstance(error, kinds)
+
+
+def shape_text(shape: tuple[int, ...]) -> str:
+    """Return a shape as it is stored."""
+    return ",".join(map(str, shape))
+
+
+def parse_shape(text: str) -> tuple[int, ...]:
+    """Return the shape behind a stored text."""
+    return tuple(map(int, text.split(","))) if text else ()
+
+
+class Names:
+    """Numbers of streams and formats, looked up once; numbers never change, so the cache is never wrong.
+
+    A transaction that is rolled back may have given numbers that do not last: `forget` after each.
+    """
+
+    def __init__(self) -> None:
+        self._streams: dict[tuple[str, str], int] = {}
+        self._formats: dict[Format, int] = {}
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self._streams.clear()
+        self._formats.clear()
+
+    def stream(self, connection: sqlite3.Connection, source: str, stream: str) -> int:
+        """Return the number of a stream; give one when it is new."""
+        no = self._streams.get((source, stream))
+        if no is None:
+            names = (source, stream)
+            connection.execute("INSERT OR IGNORE INTO stream(source, stream) VALUES(?, ?)", names)
+            select = "SELECT no FROM stream WHERE source = ? AND stream = ?"
+            no = self._streams[names] = int(connection.execute(select, names).fetchall()[0][0])
+        return no
+
+    def format(self, connection: sqlite3.Connection, kind: Format) -> int:
+        """Return the number of a format; give one when it is new."""
+        no = self._formats.get(kind)
+        if no is None:
+            values = (kind.dtype, shape_text(kind.shape), kind.codec)
+            connection.execute("INSERT OR IGNORE INTO format(dtype, shape, codec) VALUES(?, ?, ?)", values)
+            select = "SELECT no FROM format WHERE dtype = ? AND shape = ? AND codec = ?"
+            no = self._formats[kind] = int(connection.execute(select, values).fetchall()[0][0])
+        return no
+
+
+def _origin_columns(
+    connection: sqlite3.Connection, names: Names, origins: Sequence[Origin | None]
+) -> tuple[Iterable[int], Iterable[int]]:
+    pairs = [
+        _NO_ORIGIN if origin is None else (names.stream(connection, origin.source, origin.stream), origin.message_id)
+        for origin in origins
+    ]
+    return [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+
+
+def _rows(
+    connection: sqlite3.Connection, names: Names, unit: UnitRecord, stream_no: int, first_seq: int
+) -> Iterator[tuple[Any, ...]]:
+    """Return a unit's rows as INSERT takes them; the work per row is done by `zip`."""
+    key = (stream_no << SEQ_BITS) | first_seq
+    if unit.origins is None:
+        origins: tuple[Iterable[int], Iterable[int]] = (repeat(0), repeat(0))
+    else:
+        origins = _origin_columns(connection, names, unit.origins)
+    return zip(
+        range(key, key + len(unit.ids)),
+        repeat(stream_no),
+        unit.ids,
+        repeat(unit.substream),
+        repeat(unit.dataset_size),
+        repeat(unit.segment),
+        unit.offsets,
+        unit.sizes,
+        unit.checksums,
+        repeat(names.format(connection, unit.format)),
+        unit.metas,
+        unit.t_acq_ns,
+        repeat(unit.t_ingest_ns),
+        *origins,
+        strict=False,
+    )
+
+
+def by_stream(units: Sequence[UnitRecord]) -> dict[StreamRef, list[int]]:
+    """Return the positions of each stream's units, in order."""
+    found: dict[StreamRef, list[int]] = {}
+    for position, unit in enumerate(units):
+        found.setdefault(unit.ref, []).append(position)
+    return found
+
+
+def commit_fast(connection: sqlite3.Connection, names: Names, units: Sequence[UnitRecord]) -> list[UnitOutcome]:
+    """Add all rows of all units, all of them new.
+
+    Raises
+    ------
+    NotPlain
+        If any row is not new or not acceptable; what was done must be rolled back.
+    """
+    outcomes: list[UnitOutcome | None] = [None] * len(units)
+    for ref, positions in by_stream(units).items():
+        own = [units[position] for position in positions]
+        no = names.stream(connection, ref.source, ref.stream)
+        n = sum(len(unit.ids) for unit in own)
+        top = max((max(unit.ids) for unit in own if unit.ids), default=0)
+        if not 0 <= top <= MAX_ID:
+            raise NotPlain
+        n_bytes = sum(sum(unit.sizes) for unit in own)
+        head, finished, last_id = connection.execute(GROW, (n, n, n_bytes, top, no)).fetchall()[0]
+        if finished and top > last_id:
+            raise NotPlain
+        seq = head - n + 1
+        rows: list[Iterator[tuple[Any, ...]]] = []
+        for position, unit in zip(positions, own, strict=True):
+            rows.append(_rows(connection, names, unit, no, seq))
+            count = len(unit.ids)
+            outcomes[position] = UnitOutcome(seq if count else 0, seq + count - 1)
+            seq += count
+        try:
+            connection.executemany(INSERT, chain.from_iterable(rows))
+        except (sqlite3.Error, OverflowError, UnicodeEncodeError) as exc:
+            if refused_row(exc):
+                raise NotPlain from exc
+            raise
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def commit_slow(connection: sqlite3.Connection, names: Names, units: Sequence[UnitRecord]) -> list[UnitOutcome]:
+    """Add the rows one by one, so that a refused one takes no arrival number and refuses only itself."""
+    return [_commit_unit(connection, names, unit) for unit in units]
+
+
+def _commit_unit(connection: sqlite3.Connection, names: Names, unit: UnitRecord) -> UnitOutcome:
+    no = names.stream(connection, unit.ref.source, unit.ref.stream)
+    select = "SELECT head_seq, finished, last_id, next_stream FROM stream WHERE no = ?"
+    head, finished, last_id, next_stream = connection.execute(select, (no,)).fetchall()[0]
+    first, n_bytes, top = head + 1, 0, 0
+    errors: list[tuple[int, AsapoError]] = []
+    superseded: list[int] = []
+    for index, row in enumerate(_rows(connection, names, unit, no, 0)):
+        message_id, size = row[2], row[7]
+        if finished and message_id > last_id:
+            known = {"message_id": message_id, "id_max": last_id, "next_stream": next_stream}
+            errors.append((index, StreamFinished(f"{unit.ref} is finished at id {last_id}", **known)))
+            continue
+        try:
+            connection.execute(INSERT, ((no << SEQ_BITS) | (head + 1), *row[1:]))
+        except (sqlite3.Error, OverflowError, UnicodeEncodeError) as exc:
+            if not refused_row(exc):
+                raise
+            _look_at(connection, unit, index, row, exc, errors, superseded)
+            continue
+        head += 1
+        n_bytes += size
+        top = max(top, message_id)
+    n = head - first + 1
+    connection.execute(GROW, (n, n, n_bytes, top, no)).fetchall()
+    return UnitOutcome(first if n else 0, head, tuple(errors), tuple(superseded))
+
+
+def _look_at(
+    connection: sqlite3.Connection,
+    unit: UnitRecord,
+    index: int,
+    row: tuple[Any, ...],
+    error: Exception,
+    errors: list[tuple[int, AsapoError]],
+    superseded: list[int],
+) -> None:
+    """Say what is the matter with a refused row: there already, there with other content, or not acceptable."""
+    try:
+        found = connection.execute(FIND, row[1:4]).fetchall()
+    except (OverflowError, sqlite3.InterfaceError):
+        found = []
+    if not found:
+        what = f"{unit.ref} id {row[2]!r}: the index refuses this row ({error}); see the limits of ids and metadata"
+        errors.append((index, WrongInput(what, message_id=row[2])))
+        return
+    key, segment, offset, *fingerprint = found[0]
+    if fingerprint != [row[7], row[8], row[9], row[10]]:
+        what = f"{unit.ref} has id {row[2]} with other content; the first content stays"
+        errors.append((index, DuplicateId(what, message_id=row[2], substream=row[3])))
+    elif (segment, offset) == (row[5], row[6]):
+        return  # the very same bytes: a journal replayed, or a commit repeated because its answer was lost
+    elif segment == 0:
+        # Only a cache held it; now it lies on disk, and this copy is the one to keep.
+        connection.execute("UPDATE message SET segment = ?, offset = ? WHERE key = ?", (row[5], row[6], key))
+    else:
+        superseded.append(index)
+
+
+def mark_sessions(connection: sqlite3.Connection, names: Names, units: Sequence[UnitRecord], now_s: float) -> None:
+    """Note what the producer sessions of these units said of themselves."""
+    marks: dict[tuple[int, int, bytes], tuple[int, str]] = {}
+    for unit in units:
+        if unit.session is not None:
+            no = names.stream(connection, unit.ref.source, unit.ref.stream)
+            place = (no, unit.substream, unit.session.session_id)
+            closed_below = max(unit.session.closed_below, marks.get(place, _NO_ORIGIN)[0])
+            marks[place] = (closed_below, unit.session.receiver_id)
+    if marks:
+        connection.executemany(MARK, [(*place, *mark, now_s) for place, mark in marks.items()])

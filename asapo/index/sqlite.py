@@ -1,0 +1,406 @@
+"""The embedded index: one SQLite file per beamtime, written by the receivers of one host (R33)."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Final
+
+from asapo.errors import DeadlineExceeded, IndexUnavailable, UnknownStream, WrongInput
+from asapo.hostinfo import boot_id as boot_id_of_host
+from asapo.index import ingest, keys, schema, sessions
+from asapo.index.database import BUSY_TIMEOUT_S, Database, translated
+from asapo.index.interface import (
+    QUERY_ROW_LIMIT,
+    QUERY_TIME_LIMIT_S,
+    SESSION_TIMEOUT_S,
+    Clock,
+    OpenedStream,
+    OpenSegment,
+    RowTuple,
+    StreamHead,
+    UnitOutcome,
+    UnitRecord,
+    check_object_text,
+)
+from asapo.index.lookup import Lookup
+from asapo.index.schema import ROW_SQL, SEQ_BITS, SEQ_MASK
+from asapo.models import MAX_ID, Format, SegmentInfo, StreamInfo, StreamRef, check_id, check_name
+from asapo.query import Query
+
+STEPS_PER_LOOK: Final = 10_000
+"""Steps of SQLite's virtual machine between two looks at the clock during a query: about 0.3 ms."""
+_INFO: Final = (
+    "SELECT no, source, stream, n_messages, n_bytes, id_max, head_seq, finished, last_id, next_stream, meta "
+    "FROM stream WHERE known = 1"
+)
+_BY_ID: Final = f"SELECT {ROW_SQL} FROM message WHERE stream_no = ? AND id "
+
+
+class SqliteIndex:
+    """`MetadataIndex` in one SQLite file.
+
+    Parameters
+    ----------
+    path : path
+        The file; its folder is created.
+    beamtime : str
+        Name of the beamtime.
+    session_timeout_s : float, unit s
+        A producer session unheard of for longer holds back nobody.
+    busy_timeout_s : float, unit s
+        How long a write waits for other writers before it raises IndexUnavailable.
+    clock_s, boot_id : optional
+        Clock of the sessions and the boot it belongs to; for tests.
+
+    Raises
+    ------
+    ConfigError
+        If the folder lies on a network file system.
+    UnsupportedVersion, DamagedFile
+        If the file is of another major version, or no index.
+    WrongInput
+        If the file is the index of another beamtime.
+    IndexUnavailable
+        If the file cannot be opened or written.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        beamtime: str,
+        *,
+        session_timeout_s: float = SESSION_TIMEOUT_S,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        clock_s: Clock = sessions.shared_clock_s,
+        boot_id: str | None = None,
+    ) -> None:
+        self.beamtime = check_name("beamtime", beamtime)
+        self.path = Path(path)
+        self._session_timeout_s = session_timeout_s
+        self._clock_s = clock_s
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise IndexUnavailable(f"index {self.path}: {exc}", path=str(self.path), reason="mkdir") from exc
+        schema.refuse_network_file_system(self.path.parent)
+        self._names = ingest.Names()
+        self._database = Database(self.path, busy_timeout_s=busy_timeout_s)
+        self._refs = Lookup(
+            self._database, "SELECT no, source, stream FROM stream", lambda row: StreamRef(beamtime, row[1], row[2])
+        )
+        self._formats = Lookup(
+            self._database,
+            "SELECT no, dtype, shape, codec FROM format",
+            lambda row: Format(row[1], ingest.parse_shape(row[2]), row[3]),
+        )
+        self._segments = Lookup(
+            self._database,
+            "SELECT no, path, receiver_id, boot_id, tier_uuid FROM segment",
+            lambda row: SegmentInfo(*row[1:]),
+        )
+        try:
+            with self._database.writing() as connection:
+                if not schema.check_version(connection, self.path):
+                    schema.create(connection, beamtime)
+                self._check_beamtime(connection)
+                sessions.end_all_of_earlier_boots(connection, boot_id_of_host() if boot_id is None else boot_id)
+        except BaseException:
+            self._database.close()
+            raise
+
+    def _check_beamtime(self, connection: sqlite3.Connection) -> None:
+        ((name,),) = connection.execute("SELECT value FROM info WHERE name = 'beamtime'").fetchall()
+        if name != self.beamtime:
+            raise WrongInput(f"{self.path} is the index of beamtime {name!r}, not of {self.beamtime!r}")
+
+    def close(self) -> None:
+        """Close the index; using it afterwards raises IndexUnavailable."""
+        self._database.close()
+
+    # -- ingest -----------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        try:
+            with self._database.writing() as connection:
+                yield connection
+        except BaseException:
+            self._names.forget()
+            raise
+
+    def commit(self, units: Sequence[UnitRecord]) -> list[UnitOutcome]:
+        """Index the units in one transaction; one bad message refuses only itself; units keep their order."""
+        for unit in units:
+            self._own(unit.ref)
+        try:
+            return self._commit(units, ingest.commit_fast)
+        except ingest.NotPlain:
+            return self._commit(units, ingest.commit_slow)
+
+    def _commit(self, units: Sequence[UnitRecord], how: Callable[..., list[UnitOutcome]]) -> list[UnitOutcome]:
+        with self._writing() as connection:
+            outcomes = how(connection, self._names, units)
+            ingest.mark_sessions(connection, self._names, units, self._clock_s())
+            return outcomes
+
+    def _own(self, ref: StreamRef) -> None:
+        if ref.beamtime != self.beamtime:
+            raise WrongInput(f"{ref} is not of beamtime {self.beamtime!r}")
+
+    def register_segment(
+        self, path: str, receiver_id: str, epoch: int, tier_uuid: str, boot_id: str, ref: StreamRef
+    ) -> int:
+        """Return the number of a segment, from 1; the same path again returns the same number."""
+        self._own(ref)
+        with self._writing() as connection:
+            values = (path, receiver_id, epoch, tier_uuid, boot_id, ref.source, ref.stream)
+            connection.execute(
+                "INSERT INTO segment(path, receiver_id, epoch, tier_uuid, boot_id, source, stream) "
+                "VALUES(?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
+                values,
+            )
+            return int(connection.execute("SELECT no FROM segment WHERE path = ?", (path,)).fetchall()[0][0])
+
+    def close_segment(self, no: int) -> None:
+        """Note that the segment is complete and everything in it indexed."""
+        with self._writing() as connection:
+            connection.execute("UPDATE segment SET closed = 1 WHERE no = ?", (no,))
+
+    def open_segments(self, receiver_id: str) -> list[OpenSegment]:
+        """Return the receiver's segments that are not closed, oldest first."""
+        select = "SELECT no, path, epoch, source, stream FROM segment WHERE receiver_id = ? AND closed = 0 ORDER BY no"
+        return [
+            OpenSegment(no, path, epoch, StreamRef(self.beamtime, source, stream))
+            for no, path, epoch, source, stream in self._database.read(select, (receiver_id,))
+        ]
+
+    def open_session(
+        self, ref: StreamRef, session_id: bytes, substream: int, numbering: bool, receiver_id: str
+    ) -> OpenedStream:
+        """Open the stream for a session, creating it if need be; StreamBusy when another live session numbers it."""
+        self._own(ref)
+        with self._writing() as connection:
+            return sessions.open_session(
+                connection,
+                self._names.stream(connection, ref.source, ref.stream),
+                ref,
+                session_id=session_id,
+                substream=substream,
+                numbering=numbering,
+                receiver_id=receiver_id,
+                now_s=self._clock_s(),
+                timeout_s=self._session_timeout_s,
+            )
+
+    def beat(self, session_id: bytes, marks: Mapping[StreamRef, int]) -> None:
+        """Keep a session alive on all its streams and raise its `closed_below` on those given."""
+        with self._writing() as connection:
+            numbered = {self._names.stream(connection, ref.source, ref.stream): mark for ref, mark in marks.items()}
+            sessions.beat(connection, session_id, numbered, self._clock_s())
+
+    def close_session(self, session_id: bytes) -> None:
+        """End a session; it holds back nobody any more."""
+        with self._writing() as connection:
+            connection.execute("UPDATE session SET closed = 1 WHERE session_id = ?", (session_id,))
+
+    def finish_stream(self, ref: StreamRef, last_id: int, next_stream: str) -> None:
+        """Note the end of a stream; again with the same values is fine, else WrongInput."""
+        self._own(ref)
+        if last_id != 0:
+            check_id(last_id)
+        with self._writing() as connection:
+            no = self._names.stream(connection, ref.source, ref.stream)
+            sessions.finish(connection, no, ref, last_id, next_stream)
+
+    def set_stream_meta(self, ref: StreamRef, text: str) -> None:
+        """Set the stream's metadata (one JSON object as text), creating the stream if need be."""
+        self._own(ref)
+        check_object_text(text)
+        with self._writing() as connection:
+            no = self._names.stream(connection, ref.source, ref.stream)
+            connection.execute("UPDATE stream SET known = 1, meta = ? WHERE no = ?", (text, no))
+
+    def set_beamtime_meta(self, text: str) -> None:
+        """Set the beamtime's metadata (one JSON object as text)."""
+        check_object_text(text)
+        with self._writing() as connection:
+            connection.execute("UPDATE info SET value = ? WHERE name = 'meta'", (text,))
+
+    def declare_keys(self, keys_: Sequence[str]) -> None:
+        """Say which metadata keys (`a.b`) are indexed; replaces the keys declared before. At most two (R14).
+
+        Building an index over rows that are there takes about 1 s per million rows, during which nothing is committed.
+        """
+        with self._writing() as connection:
+            keys.declare(connection, keys_)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def declared_keys(self) -> list[str]:
+        """Return the declared keys."""
+        return [name for (name,) in self._database.read("SELECT name FROM declared_key ORDER BY no")]
+
+    def stream_meta(self, ref: StreamRef) -> str:
+        """Return the stream's metadata as text; UnknownStream when there is no such stream."""
+        rows = self._named("SELECT meta FROM stream", ref)
+        if not rows:
+            raise self._unknown(ref)
+        return str(rows[0][0])
+
+    def beamtime_meta(self) -> str:
+        """Return the beamtime's metadata as text."""
+        return str(self._database.read("SELECT value FROM info WHERE name = 'meta'")[0][0])
+
+    def stream_no(self, ref: StreamRef) -> int | None:
+        """Return the number of a stream, None when there is no such stream; numbers never change."""
+        rows = self._named("SELECT no FROM stream", ref)
+        return int(rows[0][0]) if rows else None
+
+    def _named(self, select: str, ref: StreamRef) -> list[Any]:
+        self._own(ref)
+        return self._database.read(f"{select} WHERE source = ? AND stream = ? AND known = 1", (ref.source, ref.stream))
+
+    def _unknown(self, ref: StreamRef) -> UnknownStream:
+        return UnknownStream(f"no stream {ref} yet", source=ref.source, stream=ref.stream)
+
+    def stream_refs(self, nos: Iterable[int]) -> dict[int, StreamRef]:
+        """Return the names of streams by number, also of such that are known only as an origin."""
+        return self._refs(nos)
+
+    def segments(self, nos: Iterable[int]) -> dict[int, SegmentInfo]:
+        """Return where these segments lie (without data server address: the core knows that)."""
+        return self._segments(nos)
+
+    def formats(self, nos: Iterable[int]) -> dict[int, Format]:
+        """Return the payload formats by number."""
+        return self._formats(nos)
+
+    def stream_info(self, ref: StreamRef) -> StreamInfo:
+        """Return what is known of a stream; UnknownStream when there is no such stream."""
+        self._own(ref)
+        found = self._infos(f"{_INFO} AND source = ? AND stream = ?", (ref.source, ref.stream))
+        if not found:
+            raise self._unknown(ref)
+        return found[0]
+
+    def streams(self, source: str | None = None, after: StreamRef | None = None, limit: int = 1000) -> list[StreamInfo]:
+        """Return streams ordered by source and name, of one source or all, from the first one behind `after`."""
+        text, params = _INFO, []
+        if source is not None:
+            text += " AND source = ?"
+            params.append(source)
+        if after is not None:
+            text += " AND (source, stream) > (?, ?)"
+            params += [after.source, after.stream]
+        return self._infos(f"{text} ORDER BY source, stream LIMIT {limit}", params)
+
+    def _infos(self, select: str, params: Sequence[str]) -> list[StreamInfo]:
+        with translated(self.path):
+            connection = self._database.reader()
+            connection.execute("BEGIN")
+            try:
+                rows = connection.execute(select, params).fetchall()
+                marks = self._heads(connection, [row[0] for row in rows])
+            finally:
+                connection.execute("COMMIT")
+        return [
+            StreamInfo(
+                ref=StreamRef(self.beamtime, source, stream),
+                n_messages=n_messages,
+                n_bytes=n_bytes,
+                id_max=id_max,
+                head_seq=head_seq,
+                closed_below=marks[no].watermark,
+                finished=finished == 1,
+                last_id=last_id,
+                next_stream=next_stream,
+                meta=json.loads(meta),
+            )
+            for no, source, stream, n_messages, n_bytes, id_max, head_seq, finished, last_id, next_stream, meta in rows
+        ]
+
+    def sources(self) -> list[str]:
+        """Return the data sources that have a stream, ordered."""
+        return [
+            source for (source,) in self._database.read("SELECT DISTINCT source FROM stream WHERE known = 1 ORDER BY 1")
+        ]
+
+    def heads(self, stream_nos: Sequence[int]) -> dict[int, StreamHead]:
+        """Return the heads of these streams in one cheap look."""
+        with translated(self.path):
+            return self._heads(self._database.reader(), stream_nos)
+
+    def _heads(self, connection: sqlite3.Connection, nos: Sequence[int]) -> dict[int, StreamHead]:
+        return sessions.heads(connection, nos, self._clock_s(), self._session_timeout_s)
+
+    def watermark(self, stream_no: int) -> int:
+        """Return the id under which everything is visible or will never come; 0 for an unknown number."""
+        head = self.heads([stream_no]).get(stream_no)
+        return head.watermark if head is not None else 0
+
+    def rows_after_seq(self, stream_no: int, seq: int, limit: int) -> list[RowTuple]:
+        """Return rows that arrived after `seq`, in order of arrival."""
+        base = stream_no << SEQ_BITS
+        select = f"SELECT {ROW_SQL} FROM message WHERE key > ? AND key <= ? ORDER BY key LIMIT ?"
+        return self._database.read(select, (base + min(max(seq, 0), SEQ_MASK), base + SEQ_MASK, limit))
+
+    def rows_from_id(self, stream_no: int, id_from: int, id_below: int, limit: int) -> list[RowTuple]:
+        """Return rows with `id_from <= id < id_below`, ordered by id and substream."""
+        last = min(id_below - 1, MAX_ID)
+        if id_from > last:
+            return []
+        select = f"{_BY_ID}BETWEEN ? AND ? ORDER BY id, substream LIMIT ?"
+        return self._database.read(select, (stream_no, max(id_from, 0), max(last, 0), limit))
+
+    def row(self, stream_no: int, message_id: int, substream: int | None = None) -> RowTuple | None:
+        """Return one message (of its lowest substream unless one is named), or None."""
+        if not 1 <= message_id <= MAX_ID:
+            return None
+        if substream is None:
+            rows = self._database.read(f"{_BY_ID}= ? ORDER BY substream LIMIT 1", (stream_no, message_id))
+        else:
+            rows = self._database.read(f"{_BY_ID}= ? AND substream = ?", (stream_no, message_id, substream))
+        return rows[0] if rows else None
+
+    def last_row(self, stream_no: int) -> RowTuple | None:
+        """Return the message with the highest id, of datasets only complete ones (R9), or None."""
+        select = (
+            "SELECT id FROM message WHERE stream_no = ? GROUP BY id HAVING count(*) >= max(dataset_size) "
+            "ORDER BY id DESC LIMIT 1"
+        )
+        rows = self._database.read(select, (stream_no,))
+        return self.row(stream_no, rows[0][0]) if rows else None
+
+    def query(
+        self,
+        stream_no: int,
+        query: Query,
+        *,
+        row_limit: int = QUERY_ROW_LIMIT,
+        time_limit_s: float = QUERY_TIME_LIMIT_S,
+    ) -> list[RowTuple]:
+        """Return the rows that a query selects; DeadlineExceeded when it ran too long."""
+        head = self.heads([stream_no]).get(stream_no)
+        if head is None:
+            return []
+        deadline_s = time.monotonic() + time_limit_s
+        with translated(self.path):
+            connection = self._database.reader()
+            select, params = keys.select(stream_no, head.head_seq, query, keys.declared(connection), row_limit)
+            connection.set_progress_handler(lambda: time.monotonic() > deadline_s, STEPS_PER_LOOK)
+            try:
+                return connection.execute(select, params).fetchall()
+            except sqlite3.OperationalError as exc:
+                if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
+                    raise
+                raise DeadlineExceeded(
+                    f"the query ran longer than {time_limit_s:g} s; narrow it by id or declare its key",
+                    after_s=time_limit_s,
+                ) from exc
+            finally:
+                connection.set_progress_handler(None, 0)

@@ -143,8 +143,11 @@ def _odd_key(key: MetaKey) -> tuple[str, str, tuple[Param, ...]]:
 def _nary(word: str, parts: list[_Sql]) -> _Sql:
     parts = sorted(parts, key=lambda part: -part.depth)
     params = tuple(value for part in parts for value in part.params)
-    depth = max(part.depth + (3 if n else 1) for n, part in enumerate(parts))
-    return _Sql(f" {word} ".join(f"({part.text})" for part in parts), params, depth)
+    # AND binds tighter than OR, so operands of OR need no parentheses: half the levels. Those of AND get them even
+    # around a single comparison: 256 of them, each with ANDs of its own, would otherwise be one too long a chain.
+    inside = 1 if word == "AND" else 0
+    depth = max(part.depth + inside + (2 if n else 0) for n, part in enumerate(parts))
+    return _Sql(f" {word} ".join(f"({part.text})" if inside else part.text for part in parts), params, depth)
 
 
 def _flat(kind: type[And | Or], expr: Expr, *, negate: bool) -> list[tuple[Expr, bool]]:

@@ -127,6 +127,8 @@ class Failed(Event):
 
     request: int
     error: dict[Any, Any]
+    lost: list[Any] = field(default_factory=list)
+    """Of the ids that a GetNext reported as done: those that were given to somebody else meanwhile (LeaseLost)."""
 
 
 # -- producer to receiver -----------------------------------------------------------------------------------------
@@ -290,6 +292,10 @@ class Rows(Event):
     """Id to delivery count, for those delivered more than once."""
     late: list[Any] = field(default_factory=list)
     """Ids that arrived below the group's position."""
+    lost: list[Any] = field(default_factory=list)
+    """Of the ids that a GetNext reported as done: those that were given to somebody else meanwhile (LeaseLost)."""
+    missing: dict[Any, Any] = field(default_factory=dict)
+    """Of the ids that a GetById asked for: id to error map of those that are not there."""
 
 
 # -- receiver to broker -------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
@@ -19,7 +20,7 @@ from asapo.errors import (
     WrongInput,
     to_wire,
 )
-from asapo.index.sqlite import IndexDirectory
+from asapo.index import IndexDirectory
 from asapo.metrics import Counters
 from asapo.models import Row, StreamRef, check_name
 from asapo.transport import Message, Server, Waiter, Wakeup
@@ -58,21 +59,23 @@ class DataServer:
         self._files: OrderedDict[str, int] = OrderedDict()
         self._paths: dict[tuple[str, int], str] = {}
         self._bell = Wakeup()
-        self._stopping = False
+        self._stopping = threading.Event()
 
     def stop(self) -> None:
         """End `run`. Any thread."""
-        self._stopping = True
+        self._stopping.set()
         self._bell.ring()
 
     def run(self) -> None:
         """Serve until `stop`."""
         waiter = Waiter(self._bell, self._server)
-        while not self._stopping:
+        while not self._stopping.is_set():
             waiter.wait(0.5)
             self._bell.hear()
-            while not self._stopping and (message := self._server.receive()) is not None:
+            for message in iter(self._server.receive, None):
                 self._take(message)
+                if self._stopping.is_set():
+                    break
         for file in self._files.values():
             os.close(file)
         self._bell.close()

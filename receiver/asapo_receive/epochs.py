@@ -13,7 +13,8 @@ class Epoch:
     """Takes the next epoch of a receiver and holds its lock for this life."""
 
     def __init__(self, state_dir: Path, receiver_id: str) -> None:
-        folder = state_dir / "receivers"
+        # A leading dot: beamtimes have folders here, too, and an encoded name never begins with one.
+        folder = state_dir / ".receivers"
         path = folder / f"{receiver_id}.epoch"
         try:
             folder.mkdir(parents=True, exist_ok=True)

@@ -11,7 +11,7 @@ from typing import Final
 
 from asapo.errors import AsapoError, IndexUnavailable, StorageError
 from asapo.index.interface import MetadataIndex
-from asapo.index.sqlite import IndexDirectory
+from asapo.index import IndexDirectory
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.store import SegmentHandle

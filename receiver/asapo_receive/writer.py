@@ -49,7 +49,7 @@ class Writer:
                 self._take_request(item)
                 self._stored(item)
             else:
-                self._note_superseded(*item)  # type: ignore[misc]
+                self._note_superseded(*item)
         self._store.close()
         self._stored(None)
 

@@ -73,8 +73,7 @@ class UnitRecord:
             raise WrongInput(f"unit of {n} messages has columns of other lengths")
 
 
-@dataclass(frozen=True, slots=True)
-class UnitOutcome:
+class UnitOutcome(NamedTuple):
     """What became of one unit."""
 
     first_seq: int

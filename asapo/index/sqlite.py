@@ -135,8 +135,8 @@ class SqliteIndex:
 
     def commit(self, units: Sequence[UnitRecord]) -> list[UnitOutcome]:
         """Index the units in one transaction; one bad message refuses only itself; units keep their order."""
-        for unit in units:
-            self._own(unit.ref)
+        for ref in ingest.by_stream(units):
+            self._own(ref)
         try:
             return self._commit(units, ingest.commit_fast)
         except ingest.NotPlain:

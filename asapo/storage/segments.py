@@ -78,9 +78,9 @@ class SegmentWriter:
     files : FileOps
         How files are written.
     housekeeper : Housekeeper or None
-        Given: space is preallocated ahead by its thread. None: the file grows by appending only.
+        Given: disk blocks are preallocated ahead by its thread. None: the file ends in a hole, which costs nothing.
     limit_bytes : int
-        Size beyond which nothing is preallocated.
+        Size beyond which the file is not extended ahead.
     ahead_bytes : int
         First preallocation; 0 waits until the stream has shown that it fills segments.
     """
@@ -94,16 +94,19 @@ class SegmentWriter:
         self._limit = limit_bytes
         self._next_ahead = ahead_bytes or AHEAD_FIRST_BYTES
         self._allocated = 0
-        self._grow_at = AHEAD_AFTER_BYTES
+        self._size = 0
+        self._grow_at = 0
         self.path = path
         self.end = 0
         """Where the next unit may start, before alignment, in bytes."""
         self.written_end = 0
         """End of the last byte that was written whole; everything above is released at close."""
-        if housekeeper is None:
-            self._grow_at = NEVER
-        elif ahead_bytes:
-            self._grow()
+        if ahead_bytes and housekeeper is not None:
+            self._allocate_ahead(housekeeper)
+        else:
+            self._extend()
+            if housekeeper is not None:
+                self._grow_at = min(self._grow_at, AHEAD_AFTER_BYTES)
 
     @property
     def ahead_bytes(self) -> int:
@@ -133,18 +136,38 @@ class SegmentWriter:
         return size
 
     def _grow(self) -> None:
-        """Ask for the next piece of preallocated space."""
-        if self._housekeeper is None:
+        """Make room ahead of the writes: with disk blocks where they are cheap, else by a hole."""
+        if self._housekeeper is not None:
+            self._allocate_ahead(self._housekeeper)
+        else:
+            self._extend()
+
+    def _extend(self) -> None:
+        """Let the file end well ahead of the writes, in a hole, so that readers need not map it anew for each unit."""
+        length = min(self._next_ahead, self._limit - self.end)
+        self._grow_at = NEVER
+        if length <= 0:
             return
+        try:
+            self._files.truncate(self._file, self.end + length)
+        except StorageError as exc:
+            logger.debug("file not extended: %s", exc)
+            return
+        self._size = self._grow_at = self.end + length
+        if self._housekeeper is None:
+            self._next_ahead = min(2 * self._next_ahead, AHEAD_MAX_BYTES)
+
+    def _allocate_ahead(self, housekeeper: Housekeeper) -> None:
+        """Ask for the next piece of preallocated space."""
         start = max(self._allocated, self.end)
         length = min(self._next_ahead, self._limit - start)
+        self._grow_at = NEVER
         if length <= 0:
-            self._grow_at = NEVER
             return
-        self._allocated = start + length
+        self._size = self._allocated = start + length
         self._grow_at = start + length // 2
         self._next_ahead = min(2 * self._next_ahead, AHEAD_MAX_BYTES)
-        self._housekeeper.submit(lambda: self._allocate(start, length))
+        housekeeper.submit(lambda: self._allocate(start, length))
 
     def _allocate(self, start: int, length: int) -> None:
         """Allocate a piece; on the housekeeper's thread."""
@@ -174,7 +197,7 @@ class SegmentWriter:
 
     def _release(self) -> None:
         try:
-            if self._allocated or self.end > self.written_end:
+            if max(self._size, self.end) > self.written_end:
                 self._files.truncate(self._file, self.written_end)
         finally:
             self._files.close(self._file)

@@ -1,0 +1,181 @@
+"""File operations that fail, stall or end the process on purpose. They wrap what `asapo.storage.files` does."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Final, ParamSpec, TypeVar
+
+from asapo.errors import ConfigError
+from asapo.storage.files import FileOps, install_files, size_of
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+VARIABLE: Final = "ASAPO_FAULTS"
+"""Environment variable with the faults of a whole process, for example `pwrite:17:kill,append:3:ENOSPC:.idx`."""
+WRITES: Final = frozenset({"pwrite", "append"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What goes wrong, and when."""
+
+    operation: str
+    """Name of the operation as in `FileOps`: create, append, pwrite, allocate, truncate, close, fsync, ..."""
+    at: int = 1
+    """Which call of that operation it hits, from 1."""
+    action: str = "EIO"
+    """Name of the error that the call meets, or `short` (half is written), `kill` (SIGKILL instead of the call),
+    `tear` (half is written, then SIGKILL), `after` (the call is done, then SIGKILL)."""
+    path_part: str = ""
+    """Only calls on paths that contain this are counted."""
+    times: int = 1
+    """How many calls in a row it hits."""
+
+    def __post_init__(self) -> None:
+        if self.action not in {"short", "kill", "tear", "after"} and not hasattr(errno, self.action):
+            raise ConfigError(f"fault action {self.action!r}: expected short, kill, tear, after or an errno name")
+
+    @classmethod
+    def parse(cls, text: str) -> Fault:
+        """Read `operation:at:action[:path_part]`."""
+        parts = text.split(":")
+        if len(parts) not in {3, 4} or not parts[1].isdigit():
+            raise ConfigError(f"fault {text!r}: expected operation:at:action or operation:at:action:path_part")
+        return cls(parts[0], int(parts[1]), *parts[2:])
+
+
+class FaultyFiles(FileOps):
+    """Does what is asked, except for the calls that its faults name."""
+
+    def __init__(self, *faults: Fault) -> None:
+        self.faults = faults
+        self.counts: Counter[str] = Counter()
+        """Calls per operation."""
+        self.hits: Counter[Fault] = Counter()
+        """How many calls each fault has hit."""
+        self._seen: Counter[Fault] = Counter()
+        self._lock = threading.Lock()
+
+    def invoke(self, operation: str, path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the call, or what a fault makes of it."""
+        fault = self._fault(operation, path)
+        if fault is None:
+            return call(*args, **kwargs)
+        if fault.action in {"short", "tear"}:
+            result: T = call(*_halved(args))  # type: ignore[call-arg]
+        elif fault.action == "after":
+            result = call(*args, **kwargs)
+        elif fault.action != "kill":
+            number = getattr(errno, fault.action)
+            raise OSError(number, os.strerror(number), path)
+        if fault.action != "short":
+            os.kill(os.getpid(), signal.SIGKILL)
+            threading.Event().wait()  # the signal needs a moment; nothing more may be written
+        return result
+
+    def _fault(self, operation: str, path: str) -> Fault | None:
+        with self._lock:
+            self.counts[operation] += 1
+            hit = None
+            for fault in self.faults:
+                if fault.operation == operation and fault.path_part in path:
+                    self._seen[fault] += 1
+                    if hit is None and fault.at <= self._seen[fault] < fault.at + fault.times:
+                        hit = fault
+                        self.hits[fault] += 1
+            return hit
+
+
+def _halved(args: Iterable[Any]) -> list[Any]:
+    """Return the arguments of a write with only the first half of its bytes."""
+    fd, data, *offset = args
+    joined = b"".join(data) if isinstance(data, (list, tuple)) else bytes(data)
+    half = joined[: len(joined) // 2]
+    return [fd, [half], *offset] if offset else [fd, half]
+
+
+class SlowFiles(FileOps):
+    """A file system that does not answer: calls of the named operations wait while `stuck` is set."""
+
+    def __init__(self, *operations: str) -> None:
+        self.operations = frozenset(operations) or WRITES
+        self.waiting = threading.Semaphore(0)
+        """Released once for every call that begins to wait: acquire it to know that a call is stuck."""
+        self._free = threading.Event()
+        self._free.set()
+
+    def block(self) -> None:
+        """Let calls wait from now on."""
+        self._free.clear()
+
+    def unblock(self) -> None:
+        """Let all calls go on."""
+        self._free.set()
+
+    def invoke(self, operation: str, path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Wait while blocked, then do the call."""
+        if operation in self.operations and not self._free.is_set():
+            self.waiting.release()
+            self._free.wait()
+        return call(*args, **kwargs)
+
+
+class FullDisk(FileOps):
+    """A disk with room for `capacity_bytes` written bytes; the write that meets the end is cut short, as real ones are."""
+
+    def __init__(self, capacity_bytes: int) -> None:
+        self.left = capacity_bytes
+        """Bytes that can still be written."""
+        self._lock = threading.Lock()
+
+    def make_room(self, nbytes: int) -> None:
+        """Let `nbytes` more be written."""
+        with self._lock:
+            self.left += nbytes
+
+    def invoke(self, operation: str, path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the call while there is room."""
+        if operation not in WRITES:
+            return call(*args, **kwargs)
+        fd, data, *offset = args
+        buffers: Any = data if isinstance(data, (list, tuple)) else [data]
+        wanted = size_of(buffers)
+        with self._lock:
+            granted = min(wanted, self.left)
+            self.left -= granted
+        if granted == wanted:
+            return call(*args, **kwargs)
+        if granted == 0:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
+        cut = b"".join(buffers)[:granted]
+        return call(*([fd, [cut], *offset] if offset else [fd, cut]))  # type: ignore[call-arg]
+
+
+def install_from_environment() -> FaultyFiles | None:
+    """Make the faults named in `ASAPO_FAULTS` those of this process; None when there are none."""
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return None
+    files = FaultyFiles(*map(Fault.parse, text.split(",")))
+    install_files(files)
+    return files
+
+
+def main() -> int:
+    """Run the `asapo` command given as arguments under the faults of the environment."""
+    from asapo.cli import main as command
+
+    install_from_environment()
+    return command(sys.argv[1:])
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
@@ -83,13 +84,17 @@ def beat(connection: sqlite3.Connection, session_id: bytes, marks: Mapping[int, 
     )
 
 
+@functools.lru_cache(maxsize=64)
+def _heads_text(n: int) -> str:
+    return _HEADS.format(",".join("?" * n))
+
+
 def heads(connection: sqlite3.Connection, nos: Sequence[int], now_s: float, timeout_s: float) -> dict[int, StreamHead]:
     """Return head and watermark of streams, each of one snapshot."""
     rows = []
     for start in range(0, len(nos), MAX_NUMBERS):
         some = nos[start : start + MAX_NUMBERS]
-        select = _HEADS.format(",".join("?" * len(some)))
-        rows += connection.execute(select, (now_s - timeout_s, *some)).fetchall()
+        rows += connection.execute(_heads_text(len(some)), (now_s - timeout_s, *some)).fetchall()
     return {
         # id_max + 1 is computed here because SQLite would make 2**63 a double.
         no: StreamHead(head, id_max, finished == 1, last_id, next_stream, id_max + 1 if mark is None else mark)

@@ -10,7 +10,7 @@ from typing import Final
 from asapo.delivery.answers import answer_next
 from asapo.delivery.cursor import GroupCursor
 from asapo.delivery.leases import GroupState
-from asapo.delivery.rows import Entry, RowTuple, assemble, entry_id, entry_rows, entry_seq, flatten
+from asapo.delivery.rows import Entry, RowTuple, assemble, entry_id, entry_rows, entry_seq, flatten, row_dataset_size
 from asapo.delivery.window import Added, Slice, StreamWindow
 from asapo.errors import StreamState, WrongInput
 
@@ -190,7 +190,7 @@ class Group:
             return  # an answer to a question that was answered before
         key_of = entry_id if cursor.ordered else entry_seq
         fresh = []
-        for entry in assemble(rows):
+        for entry in self._entries(rows):
             key, message_id = key_of(entry), entry_id(entry)
             # What the tail brings later, or brought before as late, is given once, from there.
             known = entry_seq(entry) > self.window.head_seq or message_id in self.window.orphans
@@ -210,7 +210,7 @@ class Group:
         if covered_seq <= self._unseen_from:
             return
         cursor = self.cursor
-        for entry in assemble(rows):
+        for entry in self._entries(rows):
             message_id = entry_id(entry)
             new = self._unseen_from < entry_seq(entry) <= min(covered_seq, self._unseen_upto)
             if new and message_id < cursor.position:
@@ -218,6 +218,12 @@ class Group:
             elif new and message_id in cursor.ahead:
                 cursor.forget_done(message_id, entry)
         self._unseen_from = covered_seq
+
+    def _entries(self, rows: Sequence[RowTuple]) -> list[Entry]:
+        """Assemble rows of the index; the window may not have met a dataset of this stream yet."""
+        if any(map(row_dataset_size, rows)):
+            self.window.has_datasets = True
+        return assemble(rows)
 
     # -- what goes out ------------------------------------------------------------------------------------------
 

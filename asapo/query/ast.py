@@ -232,7 +232,8 @@ class Order:
     """One key of ORDER BY.
 
     Numbers come first, then text by code point, then false, true, then everything else and missing keys;
-    `descending` turns the order inside a type, not the order of the types.
+    `descending` turns the order inside a type, not the order of the types. Integers beyond 64 bits are placed by the
+    double nearest to them, as the database rounds it; comparing them in a condition is exact.
     """
 
     key: Key

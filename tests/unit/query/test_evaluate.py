@@ -141,3 +141,24 @@ def test_a_node_that_means_nothing_cannot_be_made(make: Any) -> None:
 def test_values_of_different_type_are_different_nodes() -> None:
     assert Comparison(A, "=", Number(1)) != Comparison(A, "=", Boolean(True))
     assert len({Number(1), Boolean(True), Instant(1)}) == 3
+
+
+@pytest.mark.parametrize(
+    ("path", "text"),
+    [
+        (("a", "b"), "a.b"),
+        (("timestamp",), "meta.timestamp"),
+        (("timestamp", "x"), "timestamp.x"),
+        (("_id",), "meta._id"),
+        (("_other",), "meta._other"),
+        (("meta",), "meta.meta"),
+        (("meta", "x"), "meta.meta.x"),
+        (("Order",), "meta.Order"),
+        (("order", "by"), "order.by"),
+        (("odd key", "b`c", ""), "`odd key`.`b``c`.``"),
+        (("é",), "`é`"),
+        (("1",), "`1`"),
+    ],
+)
+def test_a_key_is_written_so_that_it_means_itself(path: tuple[str, ...], text: str) -> None:
+    assert str(MetaKey(path)) == text

@@ -49,7 +49,7 @@ class Fault:
         parts = text.split(":")
         if len(parts) not in {3, 4} or not parts[1].isdigit():
             raise ConfigError(f"fault {text!r}: expected operation:at:action or operation:at:action:path_part")
-        return cls(parts[0], int(parts[1]), *parts[2:])
+        return cls(parts[0], int(parts[1]), parts[2], "".join(parts[3:]))
 
 
 class FaultyFiles(FileOps):
@@ -129,7 +129,7 @@ class SlowFiles(FileOps):
 
 
 class FullDisk(FileOps):
-    """A disk with room for `capacity_bytes` written bytes; the write that meets the end is cut short, as real ones are."""
+    """A disk with room for `capacity_bytes`; the write that meets the end is cut short, as on real ones."""
 
     def __init__(self, capacity_bytes: int) -> None:
         self.left = capacity_bytes
@@ -145,8 +145,9 @@ class FullDisk(FileOps):
         """Do the call while there is room."""
         if operation not in WRITES:
             return call(*args, **kwargs)
-        fd, data, *offset = args
-        buffers: Any = data if isinstance(data, (list, tuple)) else [data]
+        given: Any = args
+        fd, data, *offset = given
+        buffers = data if isinstance(data, (list, tuple)) else [data]
         wanted = size_of(buffers)
         with self._lock:
             granted = min(wanted, self.left)
@@ -156,7 +157,8 @@ class FullDisk(FileOps):
         if granted == 0:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
         cut = b"".join(buffers)[:granted]
-        return call(*([fd, [cut], *offset] if offset else [fd, cut]))  # type: ignore[call-arg]
+        shorter: Any = [fd, [cut], *offset] if offset else [fd, cut]
+        return call(*shorter)  # type: ignore[call-arg]
 
 
 def install_from_environment() -> FaultyFiles | None:

@@ -1,0 +1,1 @@
+"""Sources of frames: a simulated detector, and recorded data sent again."""

@@ -1,0 +1,86 @@
+"""Metadata of a message: one JSON object, encoded once, here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final
+
+from asapo.errors import WrongInput
+from asapo.wire.limits import MAX_META_BYTES
+
+NO_META: Final = "{}"
+
+
+def _plain(value: Any) -> Any:
+    """Turn NumPy numbers and arrays into Python's; detectors count in them."""
+    to_list = getattr(value, "tolist", None)
+    if to_list is None:
+        raise TypeError(f"{type(value).__name__} is not JSON")
+    return to_list()
+
+
+def _encoder() -> Callable[[Any], str]:
+    """Return a function from a dict to compact JSON text.
+
+    `json.dumps` builds a new C encoder for each call, which is more than half of its time for a small dict; so the
+    same C encoder is kept where this Python has it.
+    """
+    make = getattr(json.encoder, "c_make_encoder", None)
+    quote = json.encoder.encode_basestring  # type: ignore[attr-defined]
+    try:
+        chunks = make(None, _plain, quote, None, ":", ",", False, False, False)
+        if "".join(chunks({"a": [1, "ü"]}, 0)) == '{"a":[1,"ü"]}':
+            return lambda value: "".join(chunks(value, 0))
+    except TypeError:
+        pass
+    return json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
+
+
+_encode: Final = _encoder()
+
+
+def meta_text(meta: Mapping[str, Any] | str | None) -> str:
+    """Return metadata as JSON text; text is taken as it is and checked in full by the receiver.
+
+    Raises
+    ------
+    WrongInput
+        If it is no JSON object, holds NaN or infinity, or is longer than 1 MiB.
+    """
+    if meta is None:
+        return NO_META
+    if isinstance(meta, str):
+        text = meta
+        if not (text.startswith("{") and text.endswith("}")):
+            raise WrongInput(f"metadata {text[:60]!r}: expected one JSON object as text, or a dict")
+    else:
+        try:
+            text = _encode(meta if type(meta) is dict else dict(meta))
+        except (TypeError, ValueError, RecursionError) as exc:
+            raise WrongInput(
+                f"metadata {str(meta)[:60]!r}: cannot be written as JSON ({exc}); use plain values"
+            ) from exc
+    if len(text) * 4 > MAX_META_BYTES or not text.isascii():
+        _check_bytes(text)
+    return text
+
+
+def _check_bytes(text: str) -> None:
+    try:
+        nbytes = len(text.encode())
+    except UnicodeEncodeError as exc:
+        raise WrongInput(f"metadata {text[:60]!r}: cannot be written as UTF-8 ({exc.reason})") from exc
+    if nbytes > MAX_META_BYTES:
+        raise WrongInput(
+            f"metadata of {nbytes} bytes: expected at most {MAX_META_BYTES}; put large things in the payload"
+        )
+
+
+def meta_texts(metas: Sequence[Mapping[str, Any] | str | None] | None, n: int) -> list[str]:
+    """Return the metadata of the `n` messages of a batch."""
+    if metas is None:
+        return [NO_META] * n
+    if len(metas) != n:
+        raise WrongInput(f"{len(metas)} metadata objects for {n} frames: give one for each")
+    return list(map(meta_text, metas))

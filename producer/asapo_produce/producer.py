@@ -1,0 +1,503 @@
+"""`Producer`: what a detector program uses."""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import threading
+import time
+import weakref
+from array import array
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Final, Self
+
+from xxhash import xxh3_64_intdigest
+
+from asapo import hostinfo
+from asapo.errors import AsapoError, DeadlineExceeded, LinkLost, LocalProtocolError, StreamFinished, WrongInput
+from asapo.models import Origin, check_id, check_name
+from asapo.wire.events import FinishStream, Hello, OpenStream, SetMeta
+from asapo.wire.limits import MIB
+from asapo.wire.put import LEVELS, pack_column
+from asapo_produce.batches import check_ids, chunks, frames_of
+from asapo_produce.buffers import BufferPool, as_array
+from asapo_produce.callbacks import CallbackThread
+from asapo_produce.discovery import TRANSPORTS, Asking, Discovery, Fixed
+from asapo_produce.engine import Engine
+from asapo_produce.handles import BatchHandle, SendHandle
+from asapo_produce.metas import meta_text, meta_texts
+from asapo_produce.payloads import dtype_name, take
+from asapo_produce.send_queue import SendQueue
+from asapo_produce.streams import StreamBook
+from asapo_produce.units import Block, Lane, Single
+
+EXIT_FLUSH_S: Final = 5.0
+"""How long the end of the interpreter waits for producers that were not closed, all together."""
+CLOSE_AFTER_ERROR_S: Final = 1.0
+"""How long the context manager waits for acknowledgements when its block raised."""
+Meta = Mapping[str, Any] | str | None
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerStats:
+    """Counts since the producer was made; messages unless the name says otherwise."""
+
+    sent: int
+    """Taken by `send` and `send_batch`."""
+    acked: int
+    failed: int
+    """Refused, or given up."""
+    queued_bytes: int
+    """Budget in use: from `send` to the outcome."""
+    resent: int
+    """Transmitted again after a lost link or a passing error."""
+    links: int
+    """Receivers connected now."""
+    recycled: int
+    """Buffers of `get_buffer` handed out again."""
+
+
+class Producer:
+    """Sends messages of one data source to the receivers.
+
+    Parameters
+    ----------
+    url : str
+        The broker's address; it names the receivers.
+    beamtime, source : str
+        Where the messages belong.
+    receivers : addresses, optional
+        Receivers to use instead of asking a broker; units are spread over all of them.
+    queue_bytes : int, unit bytes
+        Budget of what is sent and not yet acknowledged. One message larger than that goes alone.
+    queue_timeout_s : float, unit s, optional
+        How long `send` waits for room; None waits for ever, 0 raises QueueFull at once.
+    level : {"written", "memory"}
+        When a message counts as acknowledged (R25).
+    pack : bool
+        Whether small messages that wait together share a wire unit.
+    transport : {"auto", "tcp", "ipc"}
+        "auto" takes ipc to a receiver on the same host.
+    token : str
+        Proof that this producer may write to the beamtime.
+    name : str
+        For logs and listings; host, program and process id when empty.
+    retry_s : float, unit s
+        How long an error that may pass (disk full, index away) is retried before the handle gets it.
+    request_timeout_s : float, unit s
+        How long to wait for a receiver when a stream must be asked for its highest id.
+
+    Notes
+    -----
+    Thread-safe. Belongs to the process that made it: make a new one after a fork.
+
+    >>> with Producer("asapo://127.0.0.1:8400", beamtime="bt1", source="det") as producer:  # doctest: +SKIP
+    ...     handle = producer.send(b"frame", id=1, meta={"energy_ev": 9000})
+    ...     handle.result()
+    1
+    """
+
+    def __init__(
+        self,
+        url: str = "asapo://127.0.0.1:8400",
+        *,
+        beamtime: str,
+        source: str,
+        receivers: Iterable[str] | None = None,
+        queue_bytes: int = 1024 * MIB,
+        queue_timeout_s: float | None = None,
+        level: str = "written",
+        pack: bool = True,
+        transport: str = "auto",
+        token: str = "",
+        name: str = "",
+        retry_s: float = 30.0,
+        request_timeout_s: float = 60.0,
+    ) -> None:
+        if level not in LEVELS:
+            raise WrongInput(f"level {level!r}: expected one of {', '.join(LEVELS)}")
+        if transport not in TRANSPORTS:
+            raise WrongInput(f"transport {transport!r}: expected one of {', '.join(TRANSPORTS)}")
+        hello = Hello(
+            role="producer",
+            session=os.urandom(16),
+            beamtime=check_name("beamtime", beamtime),
+            source=check_name("source", source),
+            name=name or hostinfo.who_am_i(),
+            boot_id=hostinfo.boot_id(),
+            token=token,
+        )
+        discovery: Discovery = Asking(url, hello, transport) if receivers is None else Fixed(receivers)
+        self.beamtime, self.source, self.name = beamtime, source, hello.name
+        self._pid = os.getpid()
+        self._closed = False
+        self._level = level
+        self._queue_timeout_s = queue_timeout_s
+        self._request_timeout_s = request_timeout_s
+        self._finished: dict[str, str] = {}
+        self._numbering_lock = threading.Lock()
+        self._callbacks = CallbackThread()
+        self._buffers = BufferPool(queue_bytes)
+        self._queue = SendQueue(queue_bytes, self._callbacks.call, pack=pack)
+        self._engine = Engine(self._queue, discovery, hello, retry_s)
+        _running.add((self._pid, self._engine, self._queue))
+        self._abandon = weakref.finalize(self, self._engine.stop_when_idle)
+        self._abandon.atexit = False
+        self._engine.start()
+
+    # -- sending ----------------------------------------------------------------------------------------------------
+
+    def send(
+        self,
+        data: Any = None,
+        *,
+        id: int | None = None,
+        stream: str = "default",
+        meta: Meta = None,
+        substream: int = 0,
+        dataset_size: int = 0,
+        codec: str = "raw",
+        shape: Sequence[int] | None = None,
+        dtype: Any = None,
+        acquired_ns: int | None = None,
+        origin: Any = None,
+        copy: bool = False,
+        callback: Callable[[SendHandle], None] | None = None,
+    ) -> SendHandle:
+        """Send one message; return at once with a handle for its outcome.
+
+        Parameters
+        ----------
+        data : ndarray, bytes, bytearray, memoryview, pathlib.Path or None
+            The payload. A C-contiguous array or buffer is not copied: leave it unchanged until the handle is
+            `released`, or give `copy=True`. Other layouts are copied. A path is read here. None: metadata only.
+        id : int, optional
+            Message id from 1; may leave gaps. Without it the SDK numbers the stream, starting above what it holds.
+        stream : str
+            Stream within the data source.
+        meta : dict or JSON text, optional
+            Metadata of the message, at most 1 MiB as JSON.
+        substream, dataset_size : int
+            Which part, from 1, of a dataset of how many; 0 for a message that is no part.
+        codec, shape, dtype
+            Format of bytes that are given compressed, or without NumPy.
+        acquired_ns : int, unit ns since the Unix epoch, optional
+            Acquisition time; now when left out.
+        origin : Origin or message, optional
+            The message this result was computed from.
+        copy : bool
+            Copy the payload first, so that the caller's buffer is free when `send` returns.
+        callback : callable, optional
+            Called with the handle when the outcome is known (see `SendHandle.add_done_callback`).
+
+        Raises
+        ------
+        WrongInput
+            If something cannot be sent as it is; nothing was queued.
+        QueueFull
+            If the queue has no room within `queue_timeout_s`.
+        StreamFinished, StreamBusy, DeadlineExceeded
+            If the stream is finished; another session numbers it; no receiver answers which id comes next.
+        """
+        book = self._open_book(stream, substream, dataset_size, explicit=id is not None)
+        view, form = take(data, codec=codec, shape=shape, dtype=dtype, copy=copy)
+        handle = SendHandle(self._queue.settled, book.later)
+        if id is not None:
+            handle.id = check_id(id if type(id) is int else _whole(id))
+        if callback is not None:
+            handle.callbacks = [callback]
+        item = Single(
+            book,
+            Lane(stream, substream, dataset_size, form, self._level),
+            handle.id,
+            view,
+            xxh3_64_intdigest(view),
+            "{}" if meta is None else meta_text(meta),
+            time.time_ns() if acquired_ns is None else _time(acquired_ns),
+            None if origin is None else origin_of(origin),
+            handle,
+        )
+        self._queue.put(book, (item,), explicit=id is not None, timeout_s=self._queue_timeout_s)
+        self._engine.ring()
+        return handle
+
+    def send_batch(
+        self,
+        frames: Any,
+        *,
+        ids: Sequence[int] | None = None,
+        metas: Sequence[Meta] | None = None,
+        stream: str = "default",
+        substream: int = 0,
+        dataset_size: int = 0,
+        codec: str = "raw",
+        shape: Sequence[int] | None = None,
+        dtype: Any = None,
+        acquired_ns: int | Sequence[int] | None = None,
+        origins: Sequence[Any] | None = None,
+        copy: bool = False,
+        callback: Callable[[BatchHandle], None] | None = None,
+    ) -> BatchHandle:
+        """Send n messages in one wire unit (more when they are large): each has its own id and metadata.
+
+        Parameters
+        ----------
+        frames : ndarray of shape (n, ...), or a sequence of payloads of one format
+            One message for each. A C-contiguous array whose frames are multiples of 64 bytes is not copied, nor are
+            frames from 200 kB on; what is not copied must stay unchanged until the handle is `released`.
+        ids : n ascending ints, optional
+            Message ids; the SDK numbers the stream when left out.
+        metas : n dicts or JSON texts, optional
+            Metadata of each message.
+        acquired_ns : int or n ints, unit ns since the Unix epoch, optional
+            Acquisition times; now when left out.
+        origins : n origins, optional
+            See `send`.
+        callback : callable, optional
+            Called with the handle when all outcomes are known.
+
+        Returns
+        -------
+        BatchHandle
+            Its `result()` gives the ids. The other parameters and errors are those of `send`.
+        """
+        book = self._open_book(stream, substream, dataset_size, explicit=ids is not None)
+        found = frames_of(frames, codec=codec, shape=shape, dtype=dtype, copy=copy)
+        known = None if ids is None else check_ids(ids, found.n)
+        texts = meta_texts(metas, found.n)
+        times = _times(acquired_ns, found.n)
+        sources = () if origins is None else [None if o is None else origin_of(o) for o in _each(origins, found.n)]
+        lane = Lane(stream, substream, dataset_size, found.format, self._level)
+        parts = list(chunks(found, texts))
+        handle = BatchHandle(self._queue.settled, book.later, len(parts))
+        handle.ids = known or ()
+        handle.callbacks = None if callback is None else [callback]
+        blocks = [
+            Block(
+                book, lane, known[a:b] if known else (), view, found.sizes[a:b], sums, texts[a:b],
+                times[8 * a : 8 * b], sources[a:b], handle,
+            )
+            for a, b, view, sums in parts
+        ]  # fmt: skip
+        self._queue.put(book, blocks, explicit=known is not None, timeout_s=self._queue_timeout_s)
+        self._engine.ring()
+        return handle
+
+    def _open_book(self, stream: str, substream: int, dataset_size: int, *, explicit: bool) -> StreamBook:
+        self._check_usable()
+        if (substream or dataset_size) and not 1 <= substream <= dataset_size:
+            raise WrongInput(f"substream {substream} of {dataset_size}: expected 1 to dataset_size")
+        book = self._queue.book(stream, substream)
+        if not explicit and book.numbering is None:
+            self._start_numbering(book)
+        return book
+
+    def _check_usable(self) -> None:
+        if os.getpid() != self._pid:
+            raise LocalProtocolError(
+                f"this Producer belongs to process {self._pid}; make a new Producer in the forked process"
+            )
+        if self._closed:
+            raise LocalProtocolError("this Producer is closed; make a new one")
+
+    def _start_numbering(self, book: StreamBook) -> None:
+        with self._numbering_lock:
+            if book.numbering is not None or book.finished:
+                return
+            found = self._engine.ask(
+                lambda number: OpenStream(number, book.stream, book.substream, numbering=True), self._request_timeout_s
+            )
+            finished = bool(found.get("finished", False))
+            self._queue.learn(book, found.get("id_max", 0), numbering=True, finished=finished)
+        if finished:
+            raise StreamFinished(
+                f"stream {book.stream!r} is finished; send to another stream",
+                id_max=found.get("last_id", 0),
+                next_stream=found.get("next_stream", ""),
+            )
+
+    def get_buffer(self, nbytes: int | None = None, *, shape: tuple[int, ...] | None = None, dtype: Any = "|u1") -> Any:
+        """Return a buffer to fill and send; it is recycled when it is released and nobody holds it any more.
+
+        Parameters
+        ----------
+        nbytes : int, unit bytes
+            Size of a plain buffer (a memoryview), or instead:
+        shape, dtype
+            Shape and element type of an array.
+        """
+        if shape is None:
+            if nbytes is None:
+                raise WrongInput("get_buffer: give nbytes, or shape and dtype")
+            return self._buffers.take(nbytes)
+        name = dtype_name(dtype)
+        size = int(name[2:])
+        for extent in shape:
+            size *= extent
+        return as_array(self._buffers.take(size), shape, name)
+
+    # -- streams and metadata ---------------------------------------------------------------------------------------
+
+    def finish_stream(self, stream: str = "default", *, next_stream: str = "", timeout_s: float = 60.0) -> None:
+        """Wait for the acknowledgements of a stream and record that nothing more will come; repeatable.
+
+        Raises
+        ------
+        DeadlineExceeded
+            If acknowledgements or the answer do not come within `timeout_s`.
+        """
+        self._check_usable()
+        if next_stream:
+            check_name("stream", next_stream)
+        if self._finished.get(stream) == next_stream:
+            return
+        deadline_s = time.monotonic() + timeout_s
+        last_id = self._queue.close_stream(stream, timeout_s)
+        if not last_id:
+            found = self._engine.ask(lambda number: OpenStream(number, stream), _left_s(deadline_s))
+            last_id = found.get("id_max", 0)
+            self._queue.learn(self._queue.book(stream, 0), last_id, numbering=False, finished=True)
+        self._engine.ask(lambda number: FinishStream(number, stream, last_id, next_stream), _left_s(deadline_s))
+        self._finished[stream] = next_stream
+
+    def set_stream_meta(self, stream: str, meta: Meta, *, timeout_s: float = 60.0) -> None:
+        """Set the metadata of a stream; replaces what was there."""
+        self._check_usable()
+        text = meta_text(meta)
+        check_name("stream", stream)
+        self._engine.ask(lambda number: SetMeta(number, text, stream), timeout_s)
+
+    def set_beamtime_meta(self, meta: Meta, *, timeout_s: float = 60.0) -> None:
+        """Set the metadata of the beamtime; replaces what was there."""
+        self._check_usable()
+        text = meta_text(meta)
+        self._engine.ask(lambda number: SetMeta(number, text), timeout_s)
+
+    # -- life -------------------------------------------------------------------------------------------------------
+
+    def flush(self, timeout_s: float | None = 60.0) -> None:
+        """Wait until everything sent before this call is acknowledged or refused.
+
+        Raises
+        ------
+        DeadlineExceeded
+            If that takes longer than `timeout_s`.
+        """
+        self._check_usable()
+        self._queue.wait_flushed(timeout_s)
+
+    @property
+    def stats(self) -> ProducerStats:
+        """Counts so far."""
+        queue = self._queue
+        return ProducerStats(
+            queue.sent, queue.acked, queue.failed, queue.queued_bytes, self._engine.resent, self._engine.links,
+            self._buffers.recycled,
+        )  # fmt: skip
+
+    def close(self, timeout_s: float | None = 60.0) -> None:
+        """Flush and leave; what has no outcome within `timeout_s` fails. A second call does nothing.
+
+        Raises
+        ------
+        DeadlineExceeded
+            If something was left without acknowledgement; its handles have failed with LinkLost.
+        AsapoError
+            If a receiver had refused this producer for good.
+        """
+        if self._closed or os.getpid() != self._pid:
+            return
+        self._closed = True
+        try:
+            self._queue.wait_flushed(timeout_s)
+        finally:
+            self._abandon.detach()
+            _end(self._engine, 5.0)
+            _running.discard((self._pid, self._engine, self._queue))
+            self._callbacks.stop(5.0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.close()
+            return
+        try:
+            self.close(CLOSE_AFTER_ERROR_S)
+        except AsapoError:
+            return  # the block's own error says more
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else f"{self._engine.links} receivers"
+        return (
+            f"<Producer {self.beamtime}/{self.source}, {state}, {self._queue.acked} of {self._queue.sent} acknowledged>"
+        )
+
+
+_running: Final[set[tuple[int, Engine, SendQueue]]] = set()
+
+
+def _end(engine: Engine, timeout_s: float) -> None:
+    engine.stop(timeout_s, LinkLost("the producer was closed before the acknowledgement"))
+
+
+@atexit.register
+def _end_all() -> None:
+    """Give producers that were not closed a moment to get their acknowledgements."""
+    deadline_s = time.monotonic() + EXIT_FLUSH_S
+    for pid, engine, queue in list(_running):
+        if pid != os.getpid() or engine.ended.is_set():
+            continue
+        with contextlib.suppress(AsapoError):  # nobody is left to tell
+            queue.wait_flushed(_left_s(deadline_s))
+        _end(engine, 0.5)
+
+
+def _left_s(deadline_s: float) -> float:
+    left_s = deadline_s - time.monotonic()
+    if left_s <= 0:
+        raise DeadlineExceeded("no time is left for the answer", after_s=0.0)
+    return left_s
+
+
+def _whole(value: Any) -> Any:
+    """Turn a NumPy integer into Python's; leave anything else for the check to refuse."""
+    return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else value
+
+
+def _time(value: Any) -> int:
+    number: Any = _whole(value)
+    if type(number) is not int or not -(2**63) <= number < 2**63:
+        raise WrongInput(f"acquired_ns {value!r}: expected an integer, ns since the Unix epoch")
+    return number
+
+
+def _times(acquired_ns: int | Sequence[int] | None, n: int) -> bytes:
+    if acquired_ns is None:
+        return array("q", [time.time_ns()]).tobytes() * n
+    if hasattr(acquired_ns, "__len__"):
+        return pack_column([_time(value) for value in _each(acquired_ns, n)], signed=True)
+    return pack_column([_time(acquired_ns)], signed=True) * n
+
+
+def _each(values: Any, n: int) -> Any:
+    if len(values) != n:
+        raise WrongInput(f"{len(values)} values for {n} frames: give one for each")
+    return values
+
+
+def origin_of(value: Any) -> Origin:
+    """Return the origin that a message, or an Origin, stands for."""
+    if isinstance(value, Origin):
+        return value
+    try:
+        number = value.message_id if hasattr(value, "message_id") else value.id
+        return Origin(check_name("source", value.source), check_name("stream", value.stream), check_id(_whole(number)))
+    except AttributeError:
+        raise WrongInput(f"origin {value!r}: expected an Origin or a message (source, stream, id)") from None

@@ -1,0 +1,65 @@
+"""What the sync and the async consumer share: settings, the session's channel, and its payload reader."""
+
+from __future__ import annotations
+
+import os
+from typing import Final
+
+from asapo.hostinfo import boot_id, who_am_i
+from asapo.models import check_name
+from asapo.wire.events import SESSION_BYTES, Hello
+from asapo_work.keepalive import KeepAlive
+from asapo_work.link import Channel
+from asapo_work.payload import Access, MessagePayloads
+from asapo_work.plans import Place, check_wait
+from asapo_work.session import ClientSession
+
+TIMEOUT_S: Final = 10.0
+"""Default wait of a call."""
+STREAM_TIMEOUT_S: Final = 600.0
+"""Default wait of `stream()` for the next message (every wait is finite, R29)."""
+
+
+class Client:
+    """Settings and connections of one consumer; the sockets are opened by the first call."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        beamtime: str,
+        source: str,
+        timeout_s: float,
+        verify: bool,
+        token: str,
+        name: str,
+        access: Access,
+    ) -> None:
+        self.beamtime = check_name("beamtime", beamtime)
+        self.source = source and check_name("source", source)
+        self.timeout_s = check_wait(timeout_s)
+        session = os.urandom(SESSION_BYTES)
+        hello = Hello("consumer", session, beamtime, source, name or who_am_i(), boot_id(), token)
+        self.channel = Channel(url, ClientSession(hello))
+        self.payloads = MessagePayloads(hello, access=access, verify=verify, timeout_s=self.timeout_s)
+        self.keep_alive = KeepAlive(self.channel)
+
+    def place(self, stream: str, source: str | None = None) -> Place:
+        """Return the stream that a call names."""
+        return Place(self.beamtime, self.source if source is None else source, stream, self.payloads)
+
+    def wait_s(self, timeout_s: float | None) -> float:
+        """Return the timeout of a call."""
+        return self.timeout_s if timeout_s is None else check_wait(timeout_s)
+
+    def close(self) -> None:
+        """End everything; payloads that were read stay readable."""
+        self.keep_alive.stop()
+        self.channel.close()
+        self.payloads.close()
+
+    def summary(self, kind: str) -> str:
+        """Return a repr for the terminal."""
+        state = "closed" if self.channel.closed else self.channel.address
+        source = f"/{self.source}" if self.source else ""
+        return f"<{kind} of {self.beamtime}{source}: {state}>"

@@ -1,0 +1,140 @@
+"""What can be asked without a group, and how plans are carried out by a thread that waits."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Sequence
+from typing import Any, TypeVar, overload
+
+from asapo_work import plans
+from asapo_work.client import Client
+from asapo_work.message import Message
+from asapo_work.plans import Ask, Pause, Plan
+from asapo_work.stream import Await
+
+T = TypeVar("T")
+
+
+class Lookups:
+    """The part of a consumer that reads messages by id or query and tells about streams."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def get_last(
+        self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
+    ) -> Message:
+        """Return the message with the highest id; belongs to no group.
+
+        Raises
+        ------
+        NothingYet, StreamFinished, UnknownStream
+            If there is none.
+        """
+        return self._run(plans.get_last(self._client.place(stream, source), self._client.wait_s(timeout_s)))
+
+    @overload
+    def get_by_id(
+        self, ids: int, *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
+    ) -> Message: ...
+    @overload
+    def get_by_id(
+        self, ids: Sequence[int], *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
+    ) -> list[Message]: ...
+    def get_by_id(
+        self,
+        ids: int | Sequence[int],
+        *,
+        stream: str = "default",
+        source: str | None = None,
+        timeout_s: float | None = None,
+    ) -> Message | list[Message]:
+        """Return the message with this id, or a list in the order of these ids; belongs to no group.
+
+        Raises
+        ------
+        NothingYet, StreamFinished, UnknownStream, Gap, PartialDataset
+            Why the first one that is missing is not there.
+        """
+        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
+        if isinstance(ids, int):
+            return self._run(plans.get_by_id(place, [ids], wait_s))[0]
+        return self._run(plans.get_by_id(place, ids, wait_s))
+
+    def query(
+        self,
+        text: str,
+        *,
+        stream: str = "default",
+        source: str | None = None,
+        limit: int = 1000,
+        resolve: str = "",
+        timeout_s: float | None = None,
+    ) -> list[Message]:
+        """Return the messages whose metadata fulfil a query, by id unless it says otherwise.
+
+        Parameters
+        ----------
+        text : str
+            For example ``meta.score > 0.9 AND meta.detector = 'a' ORDER BY meta.score DESC``.
+        limit : int
+            Most messages to return.
+        resolve : {"", "origin"}
+            "origin" returns the messages that the selected ones were computed from instead, each once.
+
+        Raises
+        ------
+        WrongInput
+            If the query cannot be understood; says where.
+        UnknownStream
+            If there is no such stream.
+        """
+        place = self._client.place(stream, source)
+        return self._run(plans.query(place, text, limit, resolve, self._client.wait_s(timeout_s)))
+
+    # -- about streams -----------------------------------------------------------------------------------------------
+
+    def stream_info(
+        self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return what is known of a stream: sizes, highest id, whether it is finished, its metadata (key `meta`)."""
+        place = self._client.place(stream, source)
+        return self._run(plans.describe(place.source, place.stream, self._client.wait_s(timeout_s)))
+
+    def streams(self, *, source: str | None = None, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Return what is known of every stream of a source, or of the whole beamtime when no source is named."""
+        chosen = self._client.source if source is None else source
+        return self._run(plans.streams(chosen, self._client.wait_s(timeout_s)))
+
+    def sources(self, *, timeout_s: float | None = None) -> list[str]:
+        """Return the names of all data sources of the beamtime."""
+        entries = self._run(plans.streams("", self._client.wait_s(timeout_s)))
+        return list(dict.fromkeys(entry["source"] for entry in entries))
+
+    def receivers(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Return the receivers that are alive."""
+        return self._run(plans.receivers(self._client.wait_s(timeout_s)))
+
+    def _run(self, plan: Plan[T]) -> T:
+        """Carry a plan out, waiting in this thread."""
+        try:
+            step = next(plan)
+            while True:
+                step = self._step(plan, step)
+        except StopIteration as stop:
+            return stop.value  # type: ignore[no-any-return]
+
+    def _do(self, step: Ask | Await | Pause) -> Any:
+        if isinstance(step, Ask):
+            return self._client.channel.call(step.kind, step.fields, step.timeout_s)
+        if isinstance(step, Await):
+            return self._client.channel.result(step.call, step.timeout_s)
+        return time.sleep(step.seconds)
+
+    def _step(self, plan: Generator[Any, Any, Any], step: Ask | Await | Pause) -> Any:
+        """Do what the plan asks for and return what it asks for next."""
+        try:
+            answer = self._do(step)
+        except Exception as exc:
+            return plan.throw(exc)
+        return plan.send(answer)

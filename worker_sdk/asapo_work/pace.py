@@ -1,0 +1,28 @@
+"""How many messages to ask for at once when user code takes them one by one."""
+
+from __future__ import annotations
+
+from typing import Final
+
+AHEAD_S: Final = 0.2
+"""Work to have at hand: enough to hide a round trip, too little to keep other workers of the group waiting."""
+GROWTH: Final = 4
+MAX_AHEAD: Final = 512
+
+
+class Pace:
+    """Watches how fast messages are used up and says how many to fetch next."""
+
+    def __init__(self) -> None:
+        self._n = 1
+
+    @property
+    def n(self) -> int:
+        """Messages to ask for now."""
+        return self._n
+
+    def used(self, n: int, took_s: float) -> None:
+        """Learn that user code took `took_s` for `n` messages."""
+        if n > 0:
+            wanted = int(n * AHEAD_S / took_s) if took_s > 0 else MAX_AHEAD
+            self._n = max(1, min(wanted, GROWTH * self._n, MAX_AHEAD))

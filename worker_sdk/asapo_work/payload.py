@@ -1,0 +1,164 @@
+"""Where payload bytes come from: a mapped segment on the receiver's own host, else its data server (R10, R22)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import threading
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
+
+from asapo.errors import ConnectFailed, DamagedFile, RemoteProtocolError, StorageError, WrongInput
+from asapo.models import Format, SegmentInfo
+from asapo.reader import PayloadReader, array_of, check_payload
+from asapo.wire.events import Fetch, Hello, Piece
+from asapo_work.link import Channel
+from asapo_work.session import ClientSession
+
+if TYPE_CHECKING:
+    from asapo_work.message import Batch
+
+Access = Literal["auto", "map", "fetch"]
+
+DIGEST_MASK: Final = 2**64 - 1
+"""Rows carry the checksum as a signed integer because databases do."""
+CACHED: Final = 0
+"""Segment number of bytes that lie in a receiver's memory only."""
+MAX_PLACES: Final = 4096
+"""Segments whose way is remembered; all are forgotten at once when there are more."""
+
+
+class _Place(NamedTuple):
+    """A segment, and whether its file can be mapped here."""
+
+    entry: Any
+    """As the broker sent it, to see when it changed."""
+    segment: SegmentInfo
+    mappable: bool
+
+
+class MessagePayloads:
+    """Gets the payloads of one consumer's messages. Thread-safe; a forked child makes its own links.
+
+    Parameters
+    ----------
+    hello : Hello
+        Greeting of the consumer; data servers get the same session and token.
+    access : {"auto", "map", "fetch"}
+        Map where that is possible and fetch elsewhere; or only the one.
+    verify : bool
+        Compare the checksum of every payload when it is read.
+    timeout_s : float
+        Longest wait for a data server, seconds.
+    """
+
+    def __init__(self, hello: Hello, *, access: Access, verify: bool, timeout_s: float) -> None:
+        if access not in ("auto", "map", "fetch"):
+            raise WrongInput(f"access {access!r}: expected 'auto', 'map' or 'fetch'")
+        self._hello = dataclasses.replace(hello, role="reader")
+        self._access = access
+        self._verify = verify
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._channels: dict[str, Channel] = {}
+        self._places: dict[int, _Place] = {}
+        self._reader = PayloadReader()
+        self._pid = os.getpid()
+        self._closed = False
+
+    def raw(self, batch: Batch, row: Sequence[Any]) -> memoryview:
+        """Return the stored bytes of a message, read-only; see `Message.raw` for what is raised."""
+        size = row[6]
+        if size == 0:
+            return memoryview(b"")
+        place = self._place(batch, row)
+        raw = None
+        if place.mappable:
+            raw = self._mapped(place.segment, row[5], size)
+        if raw is None:
+            raw = self._fetched(place.segment, batch, row)
+        if self._verify:
+            check_payload(raw, row[7] & DIGEST_MASK, f"{batch.source}/{batch.stream} message {row[0]}")
+        return raw
+
+    @staticmethod
+    def array(raw: memoryview, form: Format) -> Any:
+        """Return a read-only array for a typed payload, the bytes themselves for a plain one."""
+        return array_of(raw, form) if form.dtype else raw
+
+    def close(self) -> None:
+        """End the links to data servers; mapped payloads stay readable as long as they are referred to."""
+        with self._lock:
+            self._closed = True
+            channels, self._channels = list(self._channels.values()), {}
+        for channel in channels:
+            channel.close()
+        self._reader.close()
+
+    def _place(self, batch: Batch, row: Sequence[Any]) -> _Place:
+        """Return where the message lies; the answer is kept because asking the file system costs more than the rest."""
+        number = row[4]
+        entry = batch.segments.get(number)
+        known = self._places.get(number)
+        if known is not None and known.entry == entry:
+            return known
+        if entry is None:
+            where = "in the memory of a receiver only" if number == CACHED else f"in segment {number}"
+            raise StorageError(
+                f"{batch.source}/{batch.stream} message {row[0]} is {where}, and no receiver that has it is known; "
+                "check that the receiver that took it in is running"
+            )
+        try:
+            segment = SegmentInfo(*entry[:5])
+        except TypeError as exc:
+            raise RemoteProtocolError("the broker sent a table of segments that is none") from exc
+        mappable = number != CACHED and self._access != "fetch" and self._reader.maps.can_map(segment)
+        if len(self._places) >= MAX_PLACES:
+            self._places.clear()
+        place = self._places[number] = _Place(entry, segment, mappable)
+        return place
+
+    def _mapped(self, segment: SegmentInfo, offset: int, size: int) -> memoryview | None:
+        """Return the bytes in the mapped file; None when the file is gone or cannot be mapped."""
+        try:
+            return self._reader.maps.view(segment, offset, size)
+        except OSError:
+            return None
+
+    def _fetched(self, segment: SegmentInfo, batch: Batch, row: Sequence[Any]) -> memoryview:
+        what = f"{batch.source}/{batch.stream} message {row[0]}"
+        if self._access == "map" or not segment.data_address:
+            way = "access='map' forbids to fetch it" if self._access == "map" else "no data server that has it is known"
+            raise StorageError(
+                f"{what}: {segment.path or 'its memory'} of receiver {segment.receiver_id} cannot be mapped here, and "
+                f"{way}; check that the file is there and that the receiver is running",
+                path=segment.path,
+            )
+        fields = {"source": batch.source, "stream": batch.stream, "message_id": row[0], "substream": row[2]}
+        channel = self._channel(segment.data_address)
+        call = channel.begin(Fetch, fields)
+        try:
+            piece = channel.result(call, self._timeout_s)
+        except ConnectFailed as exc:
+            raise StorageError(
+                f"{what}: {segment.path} cannot be read here, and {exc.message}", path=segment.path
+            ) from exc
+        raw = memoryview(call.payload).cast("B").toreadonly()
+        if not isinstance(piece, Piece) or piece.size != row[6] or len(raw) != row[6]:
+            raise DamagedFile(
+                f"{what}: the data server at {segment.data_address} sent {len(raw)} bytes, expected {row[6]}",
+                path=segment.path,
+                offset=row[5],
+            )
+        return raw
+
+    def _channel(self, address: str) -> Channel:
+        with self._lock:
+            if self._closed:
+                raise StorageError("the consumer was closed; read payloads before that, or keep `msg.data`")
+            if self._pid != os.getpid():
+                self._channels, self._pid = {}, os.getpid()
+            channel = self._channels.get(address)
+            if channel is None:
+                channel = self._channels[address] = Channel(address, ClientSession(self._hello), peer="data server")
+            return channel

@@ -1,0 +1,256 @@
+"""Each call of the API as a plan: a generator that yields what to ask and gets the answer. No I/O and no clock.
+
+The sync and the async consumer drive the same plans, so both behave alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple, TypeVar
+
+from asapo.errors import Gap, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
+from asapo.models import Origin, check_id, check_name
+from asapo.wire.events import (
+    Acknowledge,
+    Describe,
+    Done,
+    Event,
+    GetById,
+    GetLast,
+    GetNext,
+    ListReceivers,
+    ListStreams,
+    Nack,
+    Query,
+    Rows,
+)
+from asapo.wire.limits import LEASE_S, MAX_ROWS
+from asapo_work.message import Message, Payloads, messages_of, ranges_of
+from asapo_work.session import error_of
+
+WAIT_SLICE_S: Final = 30.0
+"""Longest single wait asked of the broker: a request that was given up holds messages back no longer than this."""
+PAUSE_S: Final = 0.1
+"""Between two questions when the broker answered before the wait was over."""
+PAGE: Final = 1000
+"""Streams in one answer."""
+IDS_AT_ONCE: Final = 1000
+"""Ids in one request, so that their metadata fits into one answer."""
+
+
+class Ask(NamedTuple):
+    """Send this request and give me its answer."""
+
+    kind: type[Any]
+    fields: dict[str, Any]
+    timeout_s: float
+
+
+class Pause(NamedTuple):
+    """Come back after this time."""
+
+    seconds: float
+
+
+T = TypeVar("T")
+Plan = Generator[Ask | Pause, Any, T]
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A stream as the calls of one consumer name it, and where its payloads come from."""
+
+    beamtime: str
+    source: str
+    stream: str
+    payloads: Payloads
+
+    def __post_init__(self) -> None:
+        if not self.source:
+            raise WrongInput("no data source named: give `source=` to the call or to the Consumer")
+        check_name("source", self.source)
+        check_name("stream", self.stream)
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields by which a request names the stream."""
+        return {"source": self.source, "stream": self.stream}
+
+    def messages(self, answer: Event) -> list[Message]:
+        """Return the messages of an answer."""
+        return messages_of(self.beamtime, self.source, self.stream, _expect(answer, Rows), self.payloads)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """How a group reads a stream."""
+
+    group: str
+    ordered: bool = True
+    where: str = ""
+    lease_s: float = LEASE_S
+    max_attempts: int = 0
+
+    def __post_init__(self) -> None:
+        check_name("group", self.group)
+        if not self.lease_s > 0:
+            raise WrongInput(f"lease_s {self.lease_s!r}: expected seconds above 0")
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of GetNext that stay the same."""
+        return {name: getattr(self, name) for name in ("group", "ordered", "where", "lease_s", "max_attempts")}
+
+
+def _expect(answer: Event, kind: type[T]) -> T:
+    if not isinstance(answer, kind):
+        raise RemoteProtocolError(f"the broker answered {type(answer).__name__}: expected {kind.__name__}")
+    return answer
+
+
+def check_count(n: object) -> int:
+    """Return `n` when it is a number of messages that one answer may hold."""
+    if type(n) is not int or not 1 <= n <= MAX_ROWS:
+        raise WrongInput(f"{n!r} messages: expected an integer from 1 to {MAX_ROWS}")
+    return n
+
+
+def check_wait(timeout_s: float) -> float:
+    """Return a timeout when it is a finite number of seconds (R29)."""
+    if not 0 <= timeout_s < float("inf"):
+        raise WrongInput(f"timeout_s {timeout_s!r}: expected a finite number of seconds, not negative")
+    return timeout_s
+
+
+def get_next(place: Place, reading: Reading, n: int, timeout_s: float, clock: Clock) -> Plan[list[Message]]:
+    """Wait until the group gets something; a stream that does not exist yet is waited for, too (R29)."""
+    fields = {**place.fields, **reading.fields, "n": check_count(n)}
+    deadline_s = clock() + check_wait(timeout_s)
+    while True:
+        left_s = max(0.0, deadline_s - clock())
+        try:
+            answer = yield Ask(GetNext, {**fields, "wait_s": min(left_s, WAIT_SLICE_S)}, left_s)
+            return place.messages(answer)
+        except (NothingYet, UnknownStream) as exc:
+            if clock() >= deadline_s or (isinstance(exc, NothingYet) and left_s <= WAIT_SLICE_S):
+                raise
+            yield Pause(min(PAUSE_S, max(0.0, deadline_s - clock())))
+
+
+def get_last(place: Place, timeout_s: float) -> Plan[Message]:
+    """Ask for the highest id."""
+    messages = place.messages((yield Ask(GetLast, place.fields, timeout_s)))
+    if not messages:
+        raise NothingYet(f"{place.source}/{place.stream} has no message yet", id_max=0)
+    return messages[0]
+
+
+def get_by_id(place: Place, ids: Sequence[int], timeout_s: float) -> Plan[list[Message]]:
+    """Ask for these ids, in this order; the first one that is not there says why."""
+    found: dict[int, Message] = {}
+    missing: dict[int, Any] = {}
+    for at in range(0, len(ids), IDS_AT_ONCE):
+        wanted = [check_id(message_id) for message_id in ids[at : at + IDS_AT_ONCE]]
+        answer = yield Ask(GetById, {**place.fields, "ids": wanted}, timeout_s)
+        missing.update(_expect(answer, Rows).missing)
+        found.update((message.id, message) for message in place.messages(answer))
+    for message_id in ids:
+        if message_id in missing:
+            raise error_of(missing[message_id])
+        if message_id not in found:
+            raise Gap(f"{place.source}/{place.stream} has no message {message_id}", message_id=message_id, id_max=0)
+    return [found[message_id] for message_id in ids]
+
+
+def query(place: Place, text: str, limit: int, resolve: str, timeout_s: float) -> Plan[list[Message]]:
+    """Ask for what a query selects, and for the messages that those came from when told to (R28)."""
+    if resolve not in ("", "origin"):
+        raise WrongInput(f"resolve {resolve!r}: expected 'origin' or nothing")
+    answer = yield Ask(Query, {**place.fields, "text": text, "limit": check_count(limit)}, timeout_s)
+    messages = place.messages(answer)
+    if not resolve:
+        return messages
+    return (yield from _origins(place, messages, timeout_s))
+
+
+def _origins(place: Place, messages: list[Message], timeout_s: float) -> Plan[list[Message]]:
+    """Replace results by the messages they were computed from, in the same order, each once."""
+    wanted: dict[Origin, None] = {}
+    for message in messages:
+        if message.origin is not None:
+            wanted[message.origin] = None
+    by_stream: dict[tuple[str, str], list[int]] = {}
+    for origin in wanted:
+        by_stream.setdefault((origin.source, origin.stream), []).append(origin.message_id)
+    found: dict[Origin, Message] = {}
+    for (source, stream), ids in by_stream.items():
+        there = Place(place.beamtime, source, stream, place.payloads)
+        for message in (yield from get_by_id(there, ids, timeout_s)):
+            found[Origin(source, stream, message.id)] = message
+    return [found[origin] for origin in wanted]
+
+
+def settle(asks: Sequence[Ask]) -> Plan[None]:
+    """Acknowledge or hand back, one request per stream."""
+    for ask in asks:
+        _expect((yield ask), Done)
+
+
+Given = Message | int | Sequence[Message] | Sequence[int]
+"""What may be acknowledged or handed back: messages, or ids (then the stream must be named)."""
+
+
+def by_place(given: Given, place: Callable[[], Place]) -> list[tuple[dict[str, Any], list[int], list[Message]]]:
+    """Return stream fields, ids and messages for each stream among what was given; bare ids belong to `place`."""
+    items: Sequence[Any] = [given] if isinstance(given, Message | int) else given
+    groups: dict[tuple[str, str], tuple[list[int], list[Message]]] = {}
+    for item in items:
+        if isinstance(item, Message):
+            ids, messages = groups.setdefault((item.source, item.stream), ([], []))
+            messages.append(item)
+            ids.append(item.id)
+        else:
+            here = place()
+            groups.setdefault((here.source, here.stream), ([], []))[0].append(check_id(item))
+    return [
+        ({"source": source, "stream": stream}, ids, messages) for (source, stream), (ids, messages) in groups.items()
+    ]
+
+
+def acknowledge_ask(stream: dict[str, Any], group: str, ids: Sequence[int], timeout_s: float) -> Ask:
+    """Say that these ids are done."""
+    return Ask(Acknowledge, {**stream, "group": group, "ranges": ranges_of(ids)}, timeout_s)
+
+
+def nack_ask(
+    stream: dict[str, Any], group: str, ids: Sequence[int], timeout_s: float, *, delay_s: float = 0.0, unstarted: bool
+) -> Ask:
+    """Ask to have these ids given out again; an `unstarted` attempt does not count."""
+    fields = {**stream, "group": group, "ids": list(ids), "delay_s": delay_s, "unstarted": unstarted}
+    return Ask(Nack, fields, timeout_s)
+
+
+def describe(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:
+    """Ask about one stream."""
+    return dict(_expect((yield Ask(Describe, {"source": source, "stream": stream}, timeout_s)), Done).result)
+
+
+def receivers(timeout_s: float) -> Plan[list[dict[str, Any]]]:
+    """Ask which receivers are alive."""
+    return list(_expect((yield Ask(ListReceivers, {}, timeout_s)), Done).result.get("receivers", ()))
+
+
+def streams(source: str, timeout_s: float) -> Plan[list[dict[str, Any]]]:
+    """Ask for all streams of a source, or of all sources, page by page; ordered by source and name."""
+    found: list[dict[str, Any]] = []
+    after = ""
+    while True:
+        answer = yield Ask(ListStreams, {"source": source, "after": after, "limit": PAGE}, timeout_s)
+        page = _expect(answer, Done).result.get("streams", ())
+        found.extend(page)
+        if len(page) < PAGE:
+            return found
+        last = page[-1]
+        after = last["stream"] if source else f"{last['source']}\0{last['stream']}"

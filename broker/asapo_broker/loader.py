@@ -1,0 +1,265 @@
+"""The loader thread: reads the index on behalf of the poll thread, which does no I/O (R31)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from asapo.delivery.group import NeedBacklog
+from asapo.delivery.rows import RowTuple, row_dataset_size, row_id, row_seq
+from asapo.errors import AsapoError
+from asapo.index.interface import MetadataIndex, StreamHead
+from asapo.models import MAX_ID
+from asapo.query import parse
+from asapo.transport import Waiter, Wakeup
+from asapo_broker.feed import (
+    Feed,
+    Filter,
+    GroupReady,
+    Job,
+    LoadParts,
+    LoadRows,
+    Looked,
+    Opened,
+    OpenGroup,
+    PartsLoaded,
+    RowsLoaded,
+    Tail,
+)
+from asapo_broker.indexes import Indexes
+from asapo_broker.store import CursorStore
+
+log = logging.getLogger(__name__)
+
+TAIL_ROWS: Final = 2000
+"""Rows handed over at once: bounds how long the poll thread is busy with one batch (about 2 ms)."""
+TAILS_AHEAD: Final = 4
+"""Batches of one stream the poll thread may have in front of it before we read on."""
+WHOLE_ROWS: Final = 10_000
+"""A stream of at most so many messages is read from its beginning; of a longer one, what is not settled yet."""
+
+
+class Loader:
+    """Looks at streams when asked to, and every `poll_s` at those somebody waits for.
+
+    `post` hands a message to the poll thread.
+    """
+
+    def __init__(self, indexes: Indexes, store: CursorStore, post: Callable[[Any], None], *, poll_s: float) -> None:
+        self._indexes = indexes
+        self._store = store
+        self._post = post
+        self._poll_s = poll_s
+        self._jobs: deque[Job] = deque()
+        self._bell = Wakeup()
+        self._stopping = False
+        self._polled: set[Feed] = set()
+        self._poll_due_s = 0.0
+
+    # -- any thread ---------------------------------------------------------------------------------------------
+
+    def submit(self, job: Job) -> None:
+        """Take a job; a Feed means: look at this stream now."""
+        self._jobs.append(job)
+        self._bell.ring()
+
+    def stop(self) -> None:
+        """End `run`."""
+        self._stopping = True
+        self._bell.ring()
+
+    # -- the loader's own ---------------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Serve until `stop`."""
+        waiter = Waiter(self._bell)
+        while not self._stopping:
+            if not self._jobs:
+                waiter.wait(max(0.0, self._poll_due_s - time.monotonic()) if self._polled else 3600.0)
+            self._bell.hear()
+            try:
+                self._turn()
+            except Exception:
+                log.exception("loader: a turn failed, going on")
+        self._bell.close()
+
+    def _turn(self) -> None:
+        asked: set[Feed] = set()
+        while self._jobs:
+            job = self._jobs.popleft()
+            if isinstance(job, Feed):
+                asked.add(job)
+            else:
+                self._do(job)
+        now_s = time.monotonic()
+        feeds = asked
+        if now_s >= self._poll_due_s:
+            self._poll_due_s = now_s + self._poll_s
+            self._polled = {feed for feed in self._polled if feed.watched and not feed.closed}
+            feeds = asked | self._polled
+        self._polled |= {feed for feed in asked if feed.watched}
+        by_beamtime: dict[str, list[Feed]] = {}
+        for feed in feeds:
+            if not feed.closed:
+                by_beamtime.setdefault(feed.ref.beamtime, []).append(feed)
+        for beamtime, group in by_beamtime.items():
+            self._look(beamtime, group, asked, now_s)
+
+    def _do(self, job: OpenGroup | LoadRows | LoadParts) -> None:
+        try:
+            if isinstance(job, OpenGroup):
+                self._post(self._open_group(job))
+            elif isinstance(job, LoadRows):
+                self._post(self._load_rows(job))
+            else:
+                self._load_parts(job)
+        except AsapoError as exc:
+            if isinstance(job, OpenGroup):
+                self._post(GroupReady(job, error=exc))
+            elif isinstance(job, LoadRows):
+                self._post(RowsLoaded(job, error=exc))
+            else:
+                log.warning("parts of datasets of %s not loaded: %s", job.feed.ref, exc)
+                self._post(PartsLoaded(job.feed, []))
+
+    # -- tails --------------------------------------------------------------------------------------------------
+
+    def _look(self, beamtime: str, feeds: list[Feed], asked: set[Feed], now_s: float) -> None:
+        error: AsapoError | None = None
+        try:
+            index = self._indexes.open(beamtime)
+            if index is not None:
+                self._find(index, feeds)
+                heads = index.heads([feed.no for feed in feeds if feed.no is not None])
+                for feed in feeds:
+                    if feed.no is not None and feed.no in heads:
+                        self._advance(index, feed, heads[feed.no])
+        except AsapoError as exc:
+            log.warning("index of beamtime %s is away: %s", beamtime, exc)
+            error = exc
+        for feed in feeds:
+            feed.looked_s = now_s
+            if feed in asked:
+                self._post(Looked(feed, error))
+
+    def _find(self, index: MetadataIndex, feeds: list[Feed]) -> None:
+        for feed in feeds:
+            if feed.no is None:
+                feed.no = index.stream_no(feed.ref)
+
+    def _advance(self, index: MetadataIndex, feed: Feed, head: StreamHead) -> None:
+        """Hand over what is new of one stream; the head follows when everything it speaks of was handed over."""
+        if feed.loaded_seq < 0:
+            self._open(index, feed, head)
+        assert feed.no is not None  # noqa: S101 - `_find` saw to it
+        tables = self._indexes.tables(feed.ref.beamtime)
+        while feed.loaded_seq < head.head_seq:
+            if feed.given - feed.taken >= TAILS_AHEAD:
+                return  # the poll thread asks again when it has taken them in
+            rows = index.rows_after_seq(feed.no, feed.loaded_seq, TAIL_ROWS)
+            if not rows:
+                return
+            tables.learn(index, rows)
+            for one in feed.filters:
+                one.prepare(rows)
+            feed.loaded_seq = row_seq(rows[-1])
+            feed.given += 1
+            done = feed.loaded_seq >= head.head_seq
+            if done:
+                feed.head = head
+            self._post(Tail(feed, rows, head if done else None))
+        if head != feed.head:
+            feed.head = head
+            feed.given += 1
+            self._post(Tail(feed, [], head))
+
+    def _open(self, index: MetadataIndex, feed: Feed, head: StreamHead) -> None:
+        assert feed.no is not None  # noqa: S101 - `_find` saw to it
+        if head.head_seq <= WHOLE_ROWS:
+            low, start, rows = 1, 0, []
+        else:
+            low, start = min(head.watermark, head.id_max + 1), head.head_seq
+            found = index.rows_from_id(feed.no, low, MAX_ID, head.head_seq)
+            rows = [row for row in found if row_seq(row) <= start]
+            self._indexes.tables(feed.ref.beamtime).learn(index, rows)
+        feed.loaded_seq = start
+        feed.head = head if start else None
+        self._post(Opened(feed, low, start, rows, head))
+
+    # -- groups -------------------------------------------------------------------------------------------------
+
+    def _open_group(self, job: OpenGroup) -> GroupReady:
+        state = self._store.load(job.feed.ref, job.group)
+        where = state.where if state is not None else job.new.where if job.new is not None else ""
+        matches = None
+        if where:
+            matches = Filter(parse(where))
+            matches.prepare(job.rows())
+            job.feed.filters.append(matches)
+        return GroupReady(job, matches, state)
+
+    def _load_rows(self, job: LoadRows) -> RowsLoaded:
+        feed, need = job.feed, job.need
+        index = self._indexes.opened(feed.ref.beamtime)
+        assert feed.no is not None  # noqa: S101 - a group has a window, a window a known stream
+        if isinstance(need, NeedBacklog) and need.ordered:
+            rows, covered = _by_id(index, feed.no, need.from_key, need.below, need.limit)
+        elif isinstance(need, NeedBacklog):
+            rows, covered = _by_seq(index, feed.no, need.from_key - 1, need.below, need.limit)
+        else:
+            rows, covered = _by_seq(index, feed.no, need.after_seq, need.upto_seq + 1, need.limit)
+            rows, covered = [row for row in rows if row_id(row) < need.below_id], covered - 1
+        self._indexes.tables(feed.ref.beamtime).learn(index, rows)
+        if job.matches is not None:
+            job.matches.prepare(rows)
+        return RowsLoaded(job, rows, covered)
+
+    def _load_parts(self, job: LoadParts) -> None:
+        index = self._indexes.opened(job.feed.ref.beamtime)
+        assert job.feed.no is not None  # noqa: S101 - orphans come with rows
+        rows = _whole(index, job.feed.no, job.ids)
+        self._indexes.tables(job.feed.ref.beamtime).learn(index, rows)
+        for one in job.feed.filters:
+            one.prepare(rows)
+        self._post(PartsLoaded(job.feed, rows))
+
+
+def _by_id(index: MetadataIndex, no: int, id_from: int, id_below: int, limit: int) -> tuple[list[RowTuple], int]:
+    """Return rows by id and the id below which all of them are there; datasets whole."""
+    while True:
+        rows: list[RowTuple] = list(index.rows_from_id(no, id_from, id_below, limit))
+        if len(rows) < limit:
+            return rows, id_below
+        last = row_id(rows[-1])
+        if not row_dataset_size(rows[-1]):
+            return rows, last + 1
+        if row_id(rows[0]) != last:
+            # The limit may have cut the last dataset: it is loaded next time.
+            return [row for row in rows if row_id(row) != last], last
+        limit *= 2
+
+
+def _by_seq(index: MetadataIndex, no: int, after: int, below: int, limit: int) -> tuple[list[RowTuple], int]:
+    """Return rows by arrival and the arrival number below which all of them are there; datasets whole."""
+    rows: list[RowTuple] = list(index.rows_after_seq(no, after, min(limit, max(0, below - after - 1))))
+    covered = row_seq(rows[-1]) + 1 if len(rows) == limit else below
+    parts = {row_id(row) for row in rows if row_dataset_size(row)}
+    if parts:
+        rows = [row for row in rows if not row_dataset_size(row)] + _whole(index, no, parts)
+    return rows, covered
+
+
+def _whole(index: MetadataIndex, no: int, ids: Iterable[int]) -> list[RowTuple]:
+    """Return all rows of these ids."""
+    return [row for one in ids for row in index.rows_from_id(no, one, one + 1, MAX_ID)]
+
+
+def start(loader: Loader) -> threading.Thread:
+    """Run the loader in a thread of its own."""
+    thread = threading.Thread(target=loader.run, name="asapo-loader", daemon=True)
+    thread.start()
+    return thread

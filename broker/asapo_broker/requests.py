@@ -1,0 +1,222 @@
+"""The request pool: everything a client asks that needs the index but no group (R31). Answers leave encoded."""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import Any, Final
+
+from asapo.delivery.rows import RowTuple, row_dataset_size
+from asapo.errors import AsapoError, Gap, NothingYet, PartialDataset, QueueFull, StreamFinished, WrongInput, to_wire
+from asapo.index import MetadataIndex, StreamHead
+from asapo.models import MAX_ID, StreamInfo, StreamRef, check_id
+from asapo.query import parse
+from asapo.wire.codec import encode
+from asapo.wire.events import Describe, Done, Event, Failed, GetById, GetLast, ListReceivers, ListStreams, Query, Rows
+from asapo.wire.limits import MAX_QUERY_BYTES, MAX_ROWS
+from asapo_broker.feed import Reply
+from asapo_broker.indexes import Indexes
+from asapo_broker.registry import Registry
+
+log = logging.getLogger(__name__)
+
+REPLY_BYTES: Final = 12 * 1024 * 1024
+"""Metadata text in one answer; what does not fit is left out and the client told."""
+Request = GetById | GetLast | Query | Describe | ListStreams | ListReceivers
+
+
+class RequestPool:
+    """Runs requests on a few threads, each with a time and row limit; `post` takes the replies."""
+
+    def __init__(
+        self,
+        indexes: Indexes,
+        registry: Registry,
+        post: Callable[[Reply], None],
+        *,
+        threads: int,
+        limit_s: float,
+        max_queued: int,
+    ) -> None:
+        self._indexes = indexes
+        self._registry = registry
+        self._post = post
+        self._limit_s = limit_s
+        self._max_queued = max_queued
+        self._inbox: queue.SimpleQueue[tuple[Any, Request] | None] = queue.SimpleQueue()
+        self._threads = [
+            threading.Thread(target=self._run, name=f"asapo-request-{n}", daemon=True) for n in range(threads)
+        ]
+
+    def start(self) -> None:
+        """Start the threads."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads after what they are at; what is queued is not answered."""
+        for _ in self._threads:
+            self._inbox.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        """Wait for the threads to end."""
+        for thread in self._threads:
+            thread.join(timeout_s)
+
+    def submit(self, session: Any, request: Request) -> None:
+        """Take a request of a session.
+
+        Raises
+        ------
+        QueueFull
+            If too many requests wait already.
+        """
+        queued = self._inbox.qsize()
+        if queued >= self._max_queued:
+            raise QueueFull(f"{queued} requests wait already; try again later", queued=queued, limit=self._max_queued)
+        self._inbox.put((session, request))
+
+    def _run(self) -> None:
+        while (item := self._inbox.get()) is not None:
+            session, request = item
+            try:
+                answer = self._answer(session.beamtime, request)
+            except AsapoError as exc:
+                answer = Failed(request.request, to_wire(exc))
+            except Exception as exc:
+                log.exception("request %s failed", type(request).__name__)
+                text = f"the broker failed on this request ({type(exc).__name__}); its log says more"
+                answer = Failed(request.request, to_wire(AsapoError(text)))
+            self._post(Reply(session, encode(answer), len(answer.rows) if isinstance(answer, Rows) else 0))
+
+    def _answer(self, beamtime: str, request: Request) -> Event:
+        if isinstance(request, ListReceivers):
+            listing = {"receivers": self._registry.listing(), "beamtimes": self._indexes.beamtimes()}
+            return Done(request.request, listing)
+        if isinstance(request, ListStreams):
+            return self._list(beamtime, request)
+        index = self._indexes.opened(beamtime)
+        ref = StreamRef(beamtime, request.source, request.stream)
+        if isinstance(request, Describe):
+            info = info_map(index.stream_info(ref))
+            return Done(request.request, {**info, "declared_keys": index.declared_keys()})
+        no = index.stream_no(ref)
+        if no is None:
+            index.stream_info(ref)  # raises UnknownStream, with its text
+            no = index.stream_no(ref)
+        assert no is not None  # noqa: S101 - just made sure
+        if isinstance(request, GetLast):
+            return self._last(index, no, beamtime, request)
+        if isinstance(request, GetById):
+            return self._by_id(index, no, beamtime, request)
+        return self._query(index, no, beamtime, request)
+
+    # -- one for each kind --------------------------------------------------------------------------------------
+
+    def _list(self, beamtime: str, request: ListStreams) -> Done:
+        index = self._indexes.open(beamtime)
+        if index is None:
+            return Done(request.request, {"streams": []})
+        after = None
+        if request.after:
+            if not request.source:
+                source, mark, stream = request.after.partition("\0")
+                if not mark:
+                    raise WrongInput(f"after {request.after!r}: expected source, NUL, stream when no source is given")
+                after = StreamRef(beamtime, source, stream)
+            else:
+                after = StreamRef(beamtime, request.source, request.after)
+        limit = max(1, min(request.limit, MAX_ROWS))
+        found = index.streams(request.source or None, after, limit)
+        return Done(request.request, {"streams": [info_map(info) for info in found]})
+
+    def _last(self, index: MetadataIndex, no: int, beamtime: str, request: GetLast) -> Event:
+        row = index.last_row(no)
+        if row is None:
+            head = index.heads([no])[no]
+            raise _finished(head) if head.finished else _nothing_yet(head)
+        rows = _parts(index, no, row)
+        return self._rows(index, beamtime, request.request, rows)
+
+    def _by_id(self, index: MetadataIndex, no: int, beamtime: str, request: GetById) -> Event:
+        if not 1 <= len(request.ids) <= MAX_ROWS:
+            raise WrongInput(f"{len(request.ids)} ids: expected 1 to {MAX_ROWS} in one request")
+        rows: list[RowTuple] = []
+        missing: dict[int, Any] = {}
+        last: AsapoError | None = None
+        size = 0
+        for message_id in map(check_id, request.ids):
+            found = index.rows_from_id(no, message_id, message_id + 1, MAX_ID)
+            if found and len(found) >= row_dataset_size(found[0]):
+                size += sum(len(row[9]) for row in found)
+                if size > REPLY_BYTES:
+                    raise WrongInput(f"the metadata exceed {REPLY_BYTES} bytes; ask for fewer at once")
+                rows += found
+            else:
+                last = _absent(index.heads([no])[no], message_id, found)
+                missing[message_id] = to_wire(last)
+        if last is not None and not rows:
+            raise last
+        return self._rows(index, beamtime, request.request, rows, missing=missing)
+
+    def _query(self, index: MetadataIndex, no: int, beamtime: str, request: Query) -> Event:
+        if len(request.text) > MAX_QUERY_BYTES:
+            raise WrongInput(f"query of {len(request.text)} characters: expected at most {MAX_QUERY_BYTES} bytes")
+        if not 1 <= request.limit <= MAX_ROWS:
+            raise WrongInput(f"limit {request.limit}: expected 1 to {MAX_ROWS}; page on with `_id > LAST`")
+        query = parse(request.text)
+        rows: list[RowTuple] = list(index.query(no, query, row_limit=request.limit, time_limit_s=self._limit_s))
+        if sum(len(row[9]) for row in rows) > REPLY_BYTES:
+            raise WrongInput(f"the metadata exceed {REPLY_BYTES} bytes; use a smaller limit")
+        return self._rows(index, beamtime, request.request, rows)
+
+    def _rows(self, index: MetadataIndex, beamtime: str, request: int, rows: Any, **extra: Any) -> Rows:
+        tables = self._indexes.tables(beamtime)
+        tables.learn(index, rows)
+        return tables.answer(request, rows, self._registry.data_address, **extra)
+
+
+def info_map(info: StreamInfo) -> dict[str, Any]:
+    """Return what is known of a stream as a map for an answer."""
+    return {
+        "source": info.ref.source,
+        "stream": info.ref.stream,
+        "n_messages": info.n_messages,
+        "n_bytes": info.n_bytes,
+        "id_max": info.id_max,
+        "head_seq": info.head_seq,
+        "closed_below": min(info.closed_below, MAX_ID),
+        "finished": info.finished,
+        "last_id": info.last_id,
+        "next_stream": info.next_stream,
+        "meta": info.meta,
+    }
+
+
+def _parts(index: MetadataIndex, no: int, row: RowTuple) -> list[RowTuple]:
+    """Return the message, or all parts of the dataset, that a row belongs to."""
+    return list(index.rows_from_id(no, row[0], row[0] + 1, MAX_ID)) if row_dataset_size(row) else [row]
+
+
+def _absent(head: StreamHead, message_id: int, parts: list[Any]) -> AsapoError:
+    """Say why an id is not there (R29)."""
+    if parts:
+        have, size = len(parts), row_dataset_size(parts[0])
+        return PartialDataset(f"dataset {message_id} has {have} of {size} parts", have=have, dataset_size=size)
+    if head.finished and message_id > head.last_id:
+        return _finished(head)
+    if message_id < head.watermark:
+        return Gap(f"id {message_id} does not exist and will not come", message_id=message_id, id_max=head.id_max)
+    return _nothing_yet(head)
+
+
+def _finished(head: StreamHead) -> StreamFinished:
+    return StreamFinished(
+        f"the stream is finished at id {head.last_id}", id_max=head.id_max, next_stream=head.next_stream
+    )
+
+
+def _nothing_yet(head: StreamHead) -> NothingYet:
+    return NothingYet(f"nothing to read yet; highest id is {head.id_max}", id_max=head.id_max)

@@ -1,0 +1,148 @@
+"""One stream on the poll thread: its window and groups, who waits for it, and what was asked of the loader."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Final
+
+from asapo.delivery.stream import StreamDelivery
+from asapo.errors import AsapoError
+from asapo.index import StreamHead
+from asapo.wire.events import Acknowledge, GetNext, Nack
+from asapo_broker.feed import Feed, Filter, GroupReady, Opened, PartsLoaded, RowsLoaded, Tail
+from asapo_broker.sessions import Session
+
+GroupRequest = GetNext | Acknowledge | Nack
+FROM_START: Final = 0
+
+
+@dataclass(slots=True, eq=False)
+class Waiting:
+    """A request to a group that is not answered yet."""
+
+    session: Session
+    event: GroupRequest
+    deadline_s: float
+    once: bool
+    """The client does not want to wait: it is answered after one look into the index."""
+    acked: bool = False
+    """What it reported as done was taken in."""
+    lost: list[int] = field(default_factory=list)
+    asked: bool = False
+    """The loader was asked to look for it."""
+    sure: bool = False
+    """The loader looked since."""
+
+
+class StreamState:
+    """A stream somebody reads. Methods take what the loader found; serving the requests is `Delivery`'s."""
+
+    def __init__(self, feed: Feed, now_s: float) -> None:
+        self.feed = feed
+        self.delivery: StreamDelivery | None = None
+        """None while the stream is not known in the index."""
+        self.waiting: dict[Waiting, None] = {}
+        """In the order of their coming."""
+        self.opening: set[str] = set()
+        """Groups the loader is restoring."""
+        self.loading: set[str] = set()
+        """Groups the loader is reading rows for."""
+        self.parts_asked: set[int] = set()
+        self.used_s = now_s
+        self.looked = False
+        """The loader has answered at least once."""
+        self.error: AsapoError | None = None
+        """Why the last look failed; None when it did not."""
+
+    def open(self, found: Opened) -> None:
+        """Begin the window."""
+        self.delivery = StreamDelivery(low=found.low, head_seq=found.head_seq)
+        window = self.delivery.window
+        window.load(found.rows)
+        if found.head_seq:
+            window.id_max = max(window.id_max, found.head.id_max)
+            self._take_head(found.head)
+
+    def take(self, tail: Tail, *, limit_rows: int, limit_bytes: int) -> tuple[int, ...]:
+        """Take in newly indexed rows; return datasets whose parts have to be loaded."""
+        assert self.delivery is not None  # noqa: S101 - the loader opens first
+        window = self.delivery.window
+        self.feed.taken += 1
+        if tail.rows:
+            self.delivery.add(tail.rows)
+            window.prune(limit_rows=limit_rows, limit_bytes=limit_bytes)
+        if tail.head is not None:
+            self._take_head(tail.head)
+        if not window.orphans:
+            return ()
+        asked = tuple(window.orphans - self.parts_asked)
+        self.parts_asked.update(asked)
+        return asked
+
+    def _take_head(self, head: StreamHead) -> None:
+        assert self.delivery is not None  # noqa: S101 - the loader opens first
+        window = self.delivery.window
+        window.set_watermark(head.watermark)
+        if head.finished:
+            window.finish(head.last_id, head.next_stream)
+            if head.watermark > head.id_max:
+                # No open session will send anything: ids up to the last one that are absent are gaps.
+                window.set_watermark(head.last_id + 1)
+
+    def take_parts(self, found: PartsLoaded) -> None:
+        """Take in the parts of datasets that the window had lost sight of."""
+        assert self.delivery is not None  # noqa: S101 - parts come with rows
+        self.parts_asked.clear()
+        self.delivery.add_parts(found.rows)
+
+    def take_group(self, found: GroupReady) -> None:
+        """Make the group that the loader restored or prepared; without either it stays unknown."""
+        assert self.delivery is not None  # noqa: S101 - a group is opened on an open stream
+        job, state = found.job, found.state
+        self.opening.discard(job.group)
+        if state is None and job.new is None:
+            return
+        new = job.new
+        self.delivery.open_group(
+            job.group,
+            ordered=state.ordered if state is not None else new is None or new.ordered,
+            where=state.where if state is not None else new.where if new is not None else "",
+            matches=found.matches,
+            max_attempts=new.max_attempts if new is not None else 0,
+            state=state,
+        )
+
+    def take_rows(self, found: RowsLoaded) -> None:
+        """Hand rows that a group needed to that group."""
+        assert self.delivery is not None  # noqa: S101 - a group is opened on an open stream
+        need = found.job.need
+        self.loading.discard(found.job.group)
+        group = self.delivery.groups.get(found.job.group)
+        if group is None or found.error is not None:
+            return
+        if hasattr(need, "from_key"):
+            group.add_backlog(found.rows, from_key=need.from_key, covered_below=found.covered)
+        else:
+            group.add_unseen(found.rows, covered_seq=found.covered)
+
+    def filter_of(self, group: str) -> Filter | None:
+        """Return the prepared filter of a group."""
+        found = self.delivery.groups.get(group) if self.delivery is not None else None
+        return found.matches if found is not None and isinstance(found.matches, Filter) else None
+
+    def waiting_for(self, group: str) -> list[Waiting]:
+        """Return the requests that wait for a group."""
+        return [one for one in self.waiting if one.event.group == group]
+
+    @property
+    def n_outstanding(self) -> int:
+        """Messages that sessions hold or that wait to be given again, in all groups."""
+        if self.delivery is None:
+            return 0
+        return sum(one.cursor.n_outstanding + one.cursor.n_waiting for one in self.delivery.groups.values())
+
+
+def held_back(states: Iterable[StreamState]) -> int:
+    """Return how many messages are outstanding in these streams."""
+    return sum(state.n_outstanding for state in states)

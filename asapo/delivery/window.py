@@ -11,8 +11,8 @@ from asapo.delivery.rows import (
     RowTuple,
     assemble,
     entry_id,
-    entry_rows,
     entry_seq,
+    flatten,
     gather,
     row_dataset_size,
     row_id,
@@ -123,7 +123,9 @@ class StreamWindow:
         else:
             entries = list(rows)
             ids = list(map(row_id, rows))
-            seqs = list(map(row_seq, rows))
+            # seq has no holes (R6), so a batch of rows is a range; a foreign index that leaves some is read exactly.
+            first, last = row_seq(rows[0]), self.head_seq
+            seqs = list(range(first, last + 1)) if last - first + 1 == len(rows) else list(map(row_seq, rows))
         if not ids:
             return NOTHING
         self._arrived_seqs += seqs
@@ -194,7 +196,7 @@ class StreamWindow:
             at = bisect_left(known, ascending[0])
             known[at:] = sorted(known[at:] + ascending)
         self._by_id.update(zip(ids, entries, strict=True))
-        rows = [row for entry in entries for row in entry_rows(entry)] if self.has_datasets else entries
+        rows = flatten(entries) if self.has_datasets else entries
         self.n_rows += len(rows)
         self.n_bytes += rows_bytes(rows)
         self._settle()
@@ -306,9 +308,10 @@ class StreamWindow:
 
     def _drop(self, ids: Iterable[int]) -> None:
         entries = list(map(self._by_id.pop, ids))
-        rows = [row for entry in entries for row in entry_rows(entry)] if self.has_datasets else entries
+        rows = flatten(entries) if self.has_datasets else entries
+        # The share of the rows stands for their bytes: an estimate again, exact when the window is empty.
+        self.n_bytes -= self.n_bytes * len(rows) // self.n_rows
         self.n_rows -= len(rows)
-        self.n_bytes -= rows_bytes(rows)
         self.seq_low = max(self.seq_low, max(map(row_seq, rows)) + 1)
 
     def _prune_aside(self, limit_rows: int) -> None:

@@ -155,7 +155,7 @@ def decompress(view: memoryview, form: Format) -> bytes | memoryview:
 
 def _lz4(codecs: Any, view: memoryview, nbytes: int) -> Any:
     if bytes(view[:4]) == LZ4_FRAME_MAGIC:
-        return codecs.lz4f_decode(view, out=nbytes)
+        return codecs.lz4f_decode(view, out=nbytes + 1)  # one more, or what is too long would be cut without a word
     if len(view) >= HDF5_LZ4_HEADER.size and HDF5_LZ4_HEADER.unpack_from(view)[0] == nbytes:
         return codecs.lz4h5_decode(view, out=nbytes)
     return codecs.lz4_decode(view, out=nbytes)

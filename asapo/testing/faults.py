@@ -98,7 +98,7 @@ def _halved(args: Iterable[Any]) -> list[Any]:
     """Return the arguments of a write with only the first half of its bytes."""
     fd, data, *offset = args
     joined = b"".join(data) if isinstance(data, (list, tuple)) else bytes(data)
-    half = joined[: len(joined) // 2]
+    half = joined[: (len(joined) + 1) // 2]
     return [fd, [half], *offset] if offset else [fd, half]
 
 

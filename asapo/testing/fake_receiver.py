@@ -125,7 +125,7 @@ class _Served:
             while not self._stopping:
                 waiter.wait(0.05)
                 self._bell.hear()
-                while not self._stopping and (message := self._server.receive()) is not None:
+                while (message := self._server.receive()) is not None:
                     event = decode(message.header, len(message.payload))
                     self.heard.append(event)
                     self.take(message, event)
@@ -288,8 +288,9 @@ class FakeReceiver(_Served):
                     return
                 last_id, next_stream = archive.finished.get(event.stream, (0, ""))
                 ids = archive.ids(event.stream)
-                result = {"id_max": ids[-1] if ids else 0, "closed_below": 0, "finished": event.stream in archive.finished,
-                          "last_id": last_id, "next_stream": next_stream}  # fmt: skip
+                finished = event.stream in archive.finished
+                result = {"id_max": max(ids, default=0), "closed_below": 0, "finished": finished, "last_id": last_id,
+                          "next_stream": next_stream}  # fmt: skip
                 self._say(identity, Done(event.request, result))
             elif type(event) is FinishStream:
                 archive.finished[event.stream] = (event.last_id, event.next_stream)

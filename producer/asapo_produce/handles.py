@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from asapo.errors import AsapoError, DeadlineExceeded
@@ -158,3 +159,22 @@ class BatchHandle(_Handle):
     def __repr__(self) -> str:
         state = "done" if self._done else "waiting"
         return f"<BatchHandle {len(self.ids)} messages, {state}, {len(self._errors)} refused>"
+
+
+@dataclass(frozen=True, slots=True)
+class ProducerStats:
+    """Counts since the producer was made; messages unless the name says otherwise."""
+
+    sent: int
+    """Taken by `send` and `send_batch`."""
+    acked: int
+    failed: int
+    """Refused, or given up."""
+    queued_bytes: int
+    """Budget in use: from `send` to the outcome."""
+    resent: int
+    """Transmitted again after a lost link or a passing error."""
+    links: int
+    """Receivers connected now."""
+    recycled: int
+    """Buffers of `get_buffer` handed out again."""

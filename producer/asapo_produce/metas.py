@@ -21,13 +21,13 @@ def _plain(value: Any) -> Any:
 
 
 def _encoder() -> Callable[[Any], str]:
-    """Return a function from a dict to compact JSON text.
+    """Return a function from a dict or list to compact JSON text.
 
     `json.dumps` builds a new C encoder for each call, which is more than half of its time for a small dict; so the
     same C encoder is kept where this Python has it.
     """
-    make = getattr(json.encoder, "c_make_encoder", None)
-    quote = json.encoder.encode_basestring  # type: ignore[attr-defined]
+    make: Any = getattr(json.encoder, "c_make_encoder", None)
+    quote: Any = json.encoder.encode_basestring
     try:
         chunks = make(None, _plain, quote, None, ":", ",", False, False, False)
         if "".join(chunks({"a": [1, "ü"]}, 0)) == '{"a":[1,"ü"]}':
@@ -83,4 +83,22 @@ def meta_texts(metas: Sequence[Mapping[str, Any] | str | None] | None, n: int) -
         return [NO_META] * n
     if len(metas) != n:
         raise WrongInput(f"{len(metas)} metadata objects for {n} frames: give one for each")
-    return list(map(meta_text, metas))
+    return _texts_at_once(metas) or list(map(meta_text, metas))
+
+
+def _texts_at_once(metas: Sequence[Any]) -> list[str] | None:
+    """Encode many dicts by one call, a third of the time; None when that is not possible without doubt.
+
+    The text of the list is cut at "},{". Each of the n - 1 borders is one, so n - 1 of them are the borders; when there
+    are more (one lies within a text), the dicts are encoded one by one. NUL cannot stand in JSON text.
+    """
+    if set(map(type, metas)) != {dict}:
+        return None
+    try:
+        text = _encode(metas if type(metas) is list else list(metas))
+    except (TypeError, ValueError, RecursionError):
+        return None  # one by one, to name the one at fault
+    if text.count("},{") != len(metas) - 1 or not text.isascii():
+        return None
+    texts = text[1:-1].replace("},{", "}\0{").split("\0")
+    return texts if max(map(len, texts)) <= MAX_META_BYTES else None

@@ -2,62 +2,39 @@
 
 from __future__ import annotations
 
-import atexit
-import contextlib
 import os
 import threading
 import time
 import weakref
-from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Final, Self
 
 from xxhash import xxh3_64_intdigest
 
 from asapo import hostinfo
-from asapo.errors import AsapoError, DeadlineExceeded, LinkLost, LocalProtocolError, StreamFinished, WrongInput
-from asapo.models import Origin, check_id, check_name
+from asapo.errors import AsapoError, LocalProtocolError, StreamFinished, WrongInput
+from asapo.models import check_id, check_name
 from asapo.wire.events import FinishStream, Hello, OpenStream, SetMeta
 from asapo.wire.limits import MIB
-from asapo.wire.put import LEVELS, pack_column
+from asapo.wire.put import LEVELS
+from asapo_produce.arguments import one_each, origin_of, time_of, times_of, whole_number
 from asapo_produce.batches import check_ids, chunks, frames_of
 from asapo_produce.buffers import BufferPool, as_array
 from asapo_produce.callbacks import CallbackThread
 from asapo_produce.discovery import TRANSPORTS, Asking, Discovery, Fixed
 from asapo_produce.engine import Engine
-from asapo_produce.handles import BatchHandle, SendHandle
+from asapo_produce.handles import BatchHandle, ProducerStats, SendHandle
+from asapo_produce.lifetime import RUNNING, end, left_s
 from asapo_produce.metas import meta_text, meta_texts
 from asapo_produce.payloads import dtype_name, take
 from asapo_produce.send_queue import SendQueue
 from asapo_produce.streams import StreamBook
 from asapo_produce.units import Block, Lane, Single
 
-EXIT_FLUSH_S: Final = 5.0
-"""How long the end of the interpreter waits for producers that were not closed, all together."""
 CLOSE_AFTER_ERROR_S: Final = 1.0
 """How long the context manager waits for acknowledgements when its block raised."""
 Meta = Mapping[str, Any] | str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ProducerStats:
-    """Counts since the producer was made; messages unless the name says otherwise."""
-
-    sent: int
-    """Taken by `send` and `send_batch`."""
-    acked: int
-    failed: int
-    """Refused, or given up."""
-    queued_bytes: int
-    """Budget in use: from `send` to the outcome."""
-    resent: int
-    """Transmitted again after a lost link or a passing error."""
-    links: int
-    """Receivers connected now."""
-    recycled: int
-    """Buffers of `get_buffer` handed out again."""
 
 
 class Producer:
@@ -143,7 +120,7 @@ class Producer:
         self._buffers = BufferPool(queue_bytes)
         self._queue = SendQueue(queue_bytes, self._callbacks.call, pack=pack)
         self._engine = Engine(self._queue, discovery, hello, retry_s)
-        _running.add((self._pid, self._engine, self._queue))
+        RUNNING[self._engine] = (self._pid, self._queue)
         self._abandon = weakref.finalize(self, self._engine.stop_when_idle)
         self._abandon.atexit = False
         self._engine.start()
@@ -206,7 +183,7 @@ class Producer:
         view, form = take(data, codec=codec, shape=shape, dtype=dtype, copy=copy)
         handle = SendHandle(self._queue.settled, book.later)
         if id is not None:
-            handle.id = check_id(id if type(id) is int else _whole(id))
+            handle.id = check_id(id if type(id) is int else whole_number(id))
         if callback is not None:
             handle.callbacks = [callback]
         item = Single(
@@ -216,7 +193,7 @@ class Producer:
             view,
             xxh3_64_intdigest(view),
             "{}" if meta is None else meta_text(meta),
-            time.time_ns() if acquired_ns is None else _time(acquired_ns),
+            time.time_ns() if acquired_ns is None else time_of(acquired_ns),
             None if origin is None else origin_of(origin),
             handle,
         )
@@ -268,8 +245,8 @@ class Producer:
         found = frames_of(frames, codec=codec, shape=shape, dtype=dtype, copy=copy)
         known = None if ids is None else check_ids(ids, found.n)
         texts = meta_texts(metas, found.n)
-        times = _times(acquired_ns, found.n)
-        sources = () if origins is None else [None if o is None else origin_of(o) for o in _each(origins, found.n)]
+        times = times_of(acquired_ns, found.n)
+        sources = () if origins is None else [None if o is None else origin_of(o) for o in one_each(origins, found.n)]
         lane = Lane(stream, substream, dataset_size, found.format, self._level)
         parts = list(chunks(found, texts))
         handle = BatchHandle(self._queue.settled, book.later, len(parts))
@@ -357,10 +334,10 @@ class Producer:
         deadline_s = time.monotonic() + timeout_s
         last_id = self._queue.close_stream(stream, timeout_s)
         if not last_id:
-            found = self._engine.ask(lambda number: OpenStream(number, stream), _left_s(deadline_s))
+            found = self._engine.ask(lambda number: OpenStream(number, stream), left_s(deadline_s))
             last_id = found.get("id_max", 0)
             self._queue.learn(self._queue.book(stream, 0), last_id, numbering=False, finished=True)
-        self._engine.ask(lambda number: FinishStream(number, stream, last_id, next_stream), _left_s(deadline_s))
+        self._engine.ask(lambda number: FinishStream(number, stream, last_id, next_stream), left_s(deadline_s))
         self._finished[stream] = next_stream
 
     def set_stream_meta(self, stream: str, meta: Meta, *, timeout_s: float = 60.0) -> None:
@@ -415,8 +392,8 @@ class Producer:
             self._queue.wait_flushed(timeout_s)
         finally:
             self._abandon.detach()
-            _end(self._engine, 5.0)
-            _running.discard((self._pid, self._engine, self._queue))
+            end(self._engine, 5.0)
+            RUNNING.pop(self._engine, None)
             self._callbacks.stop(5.0)
 
     def __enter__(self) -> Self:
@@ -438,66 +415,3 @@ class Producer:
         return (
             f"<Producer {self.beamtime}/{self.source}, {state}, {self._queue.acked} of {self._queue.sent} acknowledged>"
         )
-
-
-_running: Final[set[tuple[int, Engine, SendQueue]]] = set()
-
-
-def _end(engine: Engine, timeout_s: float) -> None:
-    engine.stop(timeout_s, LinkLost("the producer was closed before the acknowledgement"))
-
-
-@atexit.register
-def _end_all() -> None:
-    """Give producers that were not closed a moment to get their acknowledgements."""
-    deadline_s = time.monotonic() + EXIT_FLUSH_S
-    for pid, engine, queue in list(_running):
-        if pid != os.getpid() or engine.ended.is_set():
-            continue
-        with contextlib.suppress(AsapoError):  # nobody is left to tell
-            queue.wait_flushed(_left_s(deadline_s))
-        _end(engine, 0.5)
-
-
-def _left_s(deadline_s: float) -> float:
-    left_s = deadline_s - time.monotonic()
-    if left_s <= 0:
-        raise DeadlineExceeded("no time is left for the answer", after_s=0.0)
-    return left_s
-
-
-def _whole(value: Any) -> Any:
-    """Turn a NumPy integer into Python's; leave anything else for the check to refuse."""
-    return value.__index__() if hasattr(value, "__index__") and not isinstance(value, bool) else value
-
-
-def _time(value: Any) -> int:
-    number: Any = _whole(value)
-    if type(number) is not int or not -(2**63) <= number < 2**63:
-        raise WrongInput(f"acquired_ns {value!r}: expected an integer, ns since the Unix epoch")
-    return number
-
-
-def _times(acquired_ns: int | Sequence[int] | None, n: int) -> bytes:
-    if acquired_ns is None:
-        return array("q", [time.time_ns()]).tobytes() * n
-    if hasattr(acquired_ns, "__len__"):
-        return pack_column([_time(value) for value in _each(acquired_ns, n)], signed=True)
-    return pack_column([_time(acquired_ns)], signed=True) * n
-
-
-def _each(values: Any, n: int) -> Any:
-    if len(values) != n:
-        raise WrongInput(f"{len(values)} values for {n} frames: give one for each")
-    return values
-
-
-def origin_of(value: Any) -> Origin:
-    """Return the origin that a message, or an Origin, stands for."""
-    if isinstance(value, Origin):
-        return value
-    try:
-        number = value.message_id if hasattr(value, "message_id") else value.id
-        return Origin(check_name("source", value.source), check_name("stream", value.stream), check_id(_whole(number)))
-    except AttributeError:
-        raise WrongInput(f"origin {value!r}: expected an Origin or a message (source, stream, id)") from None

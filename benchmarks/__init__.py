@@ -1,0 +1,1 @@
+"""Benchmarks: every figure beside its baseline of the same run (`make bench`, `make bench ONLY=path,trains`)."""

@@ -313,6 +313,8 @@ class Core:
             self._save_s = now_s + self.settings.save_s
             if not self._store.busy:
                 self._store.save(self._delivery.changes())
+                # Groups with very many messages outstanding take long to write down: no more than 1/20 of our time.
+                self._save_s = max(self._save_s, now_s + 20 * (time.monotonic() - now_s))
         if self._delivery.has_changes:
             due_s = min(due_s, self._save_s)
         if now_s >= self._clock_s:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -117,13 +116,14 @@ class Loader:
                 self._post(self._load_rows(job))
             else:
                 self._load_parts(job)
-        except AsapoError as exc:
+        except Exception as exc:
+            error = exc if isinstance(exc, AsapoError) else _defect(exc)
             if isinstance(job, OpenGroup):
-                self._post(GroupReady(job, error=exc))
+                self._post(GroupReady(job, error=error))
             elif isinstance(job, LoadRows):
-                self._post(RowsLoaded(job, error=exc))
+                self._post(RowsLoaded(job, error=error))
             else:
-                log.warning("parts of datasets of %s not loaded: %s", job.feed.ref, exc)
+                log.warning("parts of datasets of %s not loaded: %s", job.feed.ref, error)
                 self._post(PartsLoaded(job.feed, []))
 
     # -- tails --------------------------------------------------------------------------------------------------
@@ -138,9 +138,9 @@ class Loader:
                 for feed in feeds:
                     if feed.no is not None and feed.no in heads:
                         self._advance(index, feed, heads[feed.no])
-        except AsapoError as exc:
-            log.warning("index of beamtime %s is away: %s", beamtime, exc)
-            error = exc
+        except Exception as exc:
+            error = exc if isinstance(exc, AsapoError) else _defect(exc)
+            log.warning("index of beamtime %s is away: %s", beamtime, error)
         for feed in feeds:
             feed.looked_s = now_s
             if feed in asked:
@@ -228,6 +228,12 @@ class Loader:
         self._post(PartsLoaded(job.feed, rows))
 
 
+def _defect(error: Exception) -> AsapoError:
+    """Log an error that should not be, and say so to whoever waits."""
+    log.error("loader failed", exc_info=error)
+    return AsapoError(f"the broker failed on this request ({type(error).__name__}); its log says more")
+
+
 def _by_id(index: MetadataIndex, no: int, id_from: int, id_below: int, limit: int) -> tuple[list[RowTuple], int]:
     """Return rows by id and the id below which all of them are there; datasets whole."""
     while True:
@@ -256,10 +262,3 @@ def _by_seq(index: MetadataIndex, no: int, after: int, below: int, limit: int) -
 def _whole(index: MetadataIndex, no: int, ids: Iterable[int]) -> list[RowTuple]:
     """Return all rows of these ids."""
     return [row for one in ids for row in index.rows_from_id(no, one, one + 1, MAX_ID)]
-
-
-def start(loader: Loader) -> threading.Thread:
-    """Run the loader in a thread of its own."""
-    thread = threading.Thread(target=loader.run, name="asapo-loader", daemon=True)
-    thread.start()
-    return thread

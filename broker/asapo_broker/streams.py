@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Final
 
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import AsapoError
@@ -14,7 +12,6 @@ from asapo_broker.feed import Feed, Filter, GroupReady, Opened, PartsLoaded, Row
 from asapo_broker.sessions import Session
 
 GroupRequest = GetNext | Acknowledge | Nack
-FROM_START: Final = 0
 
 
 @dataclass(slots=True, eq=False)
@@ -141,8 +138,3 @@ class StreamState:
         if self.delivery is None:
             return 0
         return sum(one.cursor.n_outstanding + one.cursor.n_waiting for one in self.delivery.groups.values())
-
-
-def held_back(states: Iterable[StreamState]) -> int:
-    """Return how many messages are outstanding in these streams."""
-    return sum(state.n_outstanding for state in states)

@@ -1,0 +1,201 @@
+"""Answering one request to a group: with messages, with an error, or not yet."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Final
+
+from asapo.delivery.answers import unknown_stream
+from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
+from asapo.errors import AsapoError, NothingYet, QueueFull, StreamFinished, to_wire
+from asapo.wire.codec import encode
+from asapo.wire.events import Done, Failed, GetNext, Nack
+from asapo.wire.limits import MAX_HEADER_BYTES, MAX_ROWS
+from asapo_broker.checks import check_request
+from asapo_broker.feed import Job, LoadRows, OpenGroup
+from asapo_broker.registry import Registry
+from asapo_broker.sessions import Session
+from asapo_broker.settings import CoreSettings
+from asapo_broker.streams import GroupRequest, StreamState, Waiting
+from asapo_broker.tables import Tables
+from asapo_broker.tally import Tally
+
+MAX_OUTSTANDING: Final = 500_000
+"""Messages of one group that sessions may hold: bounds what a client that never acknowledges makes us keep."""
+AHEAD_ROWS: Final = 1000
+"""The tail is loaded ahead of its being asked for when fewer messages than this are left."""
+
+
+class Serving:
+    """Answers requests as far as memory allows; asks the loader for what is missing.
+
+    Parameters
+    ----------
+    load : callable
+        Takes a job for the loader.
+    reply : callable
+        Sends an encoded answer to a session.
+    tables : callable
+        Returns the tables of a beamtime.
+    """
+
+    def __init__(
+        self,
+        settings: CoreSettings,
+        *,
+        load: Callable[[Job], None],
+        reply: Callable[[Session, bytes], None],
+        tables: Callable[[str], Tables],
+        registry: Registry,
+        tally: Tally,
+    ) -> None:
+        self._settings = settings
+        self._load = load
+        self._reply = reply
+        self._tables = tables
+        self._registry = registry
+        self._tally = tally
+        self.n_groups = 0
+        self.active: set[StreamState] = set()
+        """Streams of which messages are outstanding."""
+        self.changed: set[StreamState] = set()
+        """Streams whose groups may have something to store."""
+        self.again: dict[StreamState, None] = {}
+        """Streams whose waiting requests are to be tried again soon."""
+
+    def attempt(self, state: StreamState, waiting: Waiting, now_s: float) -> bool:
+        """Answer a request if that is possible now; True when it was answered."""
+        try:
+            return self._serve(state, waiting, now_s)
+        except AsapoError as exc:
+            self.fail(waiting, exc)
+            return True
+
+    def _serve(self, state: StreamState, waiting: Waiting, now_s: float) -> bool:
+        event, session = waiting.event, waiting.session
+        if state.delivery is None:
+            if waiting.once and waiting.sure:
+                raise state.error or unknown_stream(state.feed.ref)
+            return False
+        group = state.delivery.groups.get(event.group)
+        if group is None:
+            self._open_group(state, event)
+            return False
+        if isinstance(event, GetNext):
+            if group.cursor.ordered != event.ordered or group.where != event.where:
+                state.delivery.open_group(event.group, ordered=event.ordered, where=event.where)  # raises
+            return self._next(state, group, waiting, event, now_s)
+        if isinstance(event, Nack):
+            if event.unstarted:
+                lost = group.cursor.give_back(session.key, event.ids)
+            else:
+                lost = group.cursor.nack(session.key, event.ids, event.delay_s, now_s)
+            self.again[state] = None
+        else:
+            self._tally.acked += len(event.ranges)
+            lost = group.cursor.ack(session.key, event.ranges)
+        self.changed.add(state)
+        self._tally.lease_lost += len(lost)
+        self._reply(session, encode(Done(event.request, {"lost": lost})))
+        return True
+
+    def _open_group(self, state: StreamState, event: GroupRequest) -> None:
+        """Ask the loader for a group that is not in memory."""
+        assert state.delivery is not None  # noqa: S101 - the caller looked
+        if event.group in state.opening:
+            return
+        check_request(event)
+        if self.n_groups + len(state.opening) >= self._settings.max_groups:
+            raise QueueFull(f"{self.n_groups} groups are in memory already", limit=self._settings.max_groups)
+        new = event if isinstance(event, GetNext) else None
+        window = state.delivery.window
+        entries = window.slice_ordered(window.low, len(window)).entries if new is not None and new.where else ()
+        state.opening.add(event.group)
+        self._load(OpenGroup(state.feed, event.group, new, entries))
+
+    def _next(self, state: StreamState, group: Group, waiting: Waiting, event: GetNext, now_s: float) -> bool:
+        session, cursor = waiting.session, group.cursor
+        if event.done and not waiting.acked:
+            waiting.acked = True
+            waiting.lost = cursor.ack(session.key, event.done)
+            self._tally.acked += len(event.done)
+            self._tally.lease_lost += len(waiting.lost)
+            self.changed.add(state)
+        if cursor.n_outstanding >= MAX_OUTSTANDING:
+            raise QueueFull(
+                f"group {event.group!r} holds {MAX_OUTSTANDING} messages; acknowledge some", limit=MAX_OUTSTANDING
+            )
+        n = max(1, min(event.n, MAX_ROWS))
+        answer = group.next_rows(session.key, n, now_s, event.lease_s)
+        if isinstance(answer, Granted):
+            self._grant(state, group, waiting, answer, now_s)
+        elif isinstance(answer, NeedBacklog | NeedUnseen):
+            self._load_rows(state, event.group, group, answer)
+            return False
+        elif isinstance(answer, Again):
+            self.again[state] = None
+            return False
+        elif isinstance(answer, NothingYet):
+            if not (waiting.once and waiting.sure) and now_s < waiting.deadline_s:
+                return False
+            self.fail(waiting, answer)
+        elif not (isinstance(answer, StreamFinished) and waiting.once and not waiting.sure):
+            self.fail(waiting, answer)
+        else:
+            return False  # the stream may have been finished anew, with another id
+        self.changed.add(state)
+        return True
+
+    def _load_rows(self, state: StreamState, name: str, group: Group, need: NeedBacklog | NeedUnseen) -> None:
+        if name not in state.loading:
+            state.loading.add(name)
+            self._load(LoadRows(state.feed, name, need, state.filter_of(name)))
+
+    def _grant(self, state: StreamState, group: Group, waiting: Waiting, granted: Granted, now_s: float) -> None:
+        """Send messages that were leased to a session."""
+        session, request = waiting.session, waiting.event.request
+        rows: Sequence[Any] = granted.rows
+        ids = granted.ids
+        tables = self._tables(session.beamtime)
+        while True:
+            header = encode(
+                tables.answer(
+                    request,
+                    rows,
+                    self._registry.data_address,
+                    attempts=granted.attempts,
+                    late=granted.late,
+                    lost=waiting.lost,
+                )
+            )
+            if len(header) <= MAX_HEADER_BYTES or len(ids) == 1:
+                break
+            # Long metadata: the second half is given to whoever asks next.
+            keep = len(ids) // 2
+            group.cursor.give_back(session.key, ids[keep:])
+            ids = ids[:keep]
+            kept = set(ids)
+            rows = [row for row in rows if row[0] in kept]
+        tally = self._tally
+        tally.delivered += len(ids)
+        tally.redelivered += len(granted.attempts)
+        tally.late += len(granted.late)
+        session.readers.add(state)
+        session.keep(request, header)
+        self.active.add(state)
+        self._reply(session, header)
+        if granted.need is not None:
+            self._load_rows(state, waiting.event.group, group, granted.need)
+        self._look_ahead(state, group, now_s)
+
+    def _look_ahead(self, state: StreamState, group: Group, _now_s: float) -> None:
+        """Have the tail loaded before the group comes to its end."""
+        feed, window = state.feed, group.window
+        if feed.announced_seq > feed.loaded_seq:
+            left = (window.id_max if group.cursor.ordered else window.head_seq) - group.cursor.position
+            if left < AHEAD_ROWS:
+                self._load(feed)
+
+    def fail(self, waiting: Waiting, error: AsapoError) -> None:
+        """Answer with an error or a stream state."""
+        self._reply(waiting.session, encode(Failed(waiting.event.request, to_wire(error), waiting.lost)))

@@ -167,6 +167,69 @@ class Comparison:
         return f"{self.key} {self.op} {self.value}"
 
 
+@dataclass(frozen=True, slots=True)
+class In:
+    """`key IN (values)`, or `NOT IN`; all values have one type. Like `!=`, `NOT IN` is false for another type."""
+
+    key: Key
+    values: tuple[Value, ...]
+    negated: bool = False
+
+    def __post_init__(self) -> None:
+        if not _is_tuple(self.values, 1, MAX_OPERANDS):
+            raise WrongInput(f"{self.key} IN: expected a tuple of 1 to {MAX_OPERANDS} values")
+        for value in self.values:
+            check_value(self.key, value)
+        if len({type(value) for value in self.values}) > 1:
+            raise WrongInput(f"{self.key} IN: found values of several types, expected one; join two INs with OR")
+
+    def __str__(self) -> str:
+        return f"{self.key} {'NOT ' if self.negated else ''}IN ({', '.join(map(str, self.values))})"
+
+
+@dataclass(frozen=True, slots=True)
+class Like:
+    r"""`key LIKE 'pattern'`, or `NOT LIKE`; letter case counts. False when the key is missing or no text.
+
+    In the pattern `%` stands for any text, `_` for one character (code point), a backslash makes the next one of
+    `% _ \` ordinary.
+    """
+
+    key: MetaKey
+    pattern: str
+    negated: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, MetaKey):
+            raise WrongInput(f"{self.key} LIKE: expected a metadata key, as no built-in key is text")
+        _check_text("pattern", self.pattern)
+        self.tokens()
+
+    def tokens(self) -> list[tuple[str, bool]]:
+        """Return the pattern as characters, each with True when it is a wildcard."""
+        if re.sub(r"\\[%_\\]", "", self.pattern).count("\\"):
+            raise WrongInput(f"pattern {self.pattern!r}: expected %, _ or a backslash after a backslash; double it")
+        found = re.findall(r"\\([%_\\])|([^\\])", self.pattern, re.DOTALL)
+        return [(escaped, False) if escaped else (plain, plain in "%_") for escaped, plain in found]
+
+    def __str__(self) -> str:
+        return f"{self.key} {'NOT ' if self.negated else ''}LIKE {Text(self.pattern)}"
+
+
+@dataclass(frozen=True, slots=True)
+class IsNull:
+    """`key IS NULL`: the key is missing or null. `IS NOT NULL` is the `Not` of it."""
+
+    key: MetaKey
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, MetaKey):
+            raise WrongInput(f"{self.key} IS NULL: expected a metadata key, as every message has {self.key}")
+
+    def __str__(self) -> str:
+        return f"{self.key} IS NULL"
+
+
 def check_value(key: Key, value: Value) -> None:
     """Raise WrongInput when `value` can never be compared with `key`: a slip of the writer, not an empty result."""
     if not isinstance(value, _VALUES):
@@ -218,8 +281,10 @@ class Not:
         return f"NOT ({self.operand})" if isinstance(self.operand, And | Or) else f"NOT {self.operand}"
 
 
-Expr: TypeAlias = Comparison | And | Or | Not
-"""Anything that is true or false of a message. A new predicate joins this union and `evaluate`, `sql` and `grammar`."""
+Predicate: TypeAlias = Comparison | In | Like | IsNull
+"""What is asked of one key. A new one joins this union, `evaluate.compile_filter`, `sql` and the grammar."""
+Expr: TypeAlias = Predicate | And | Or | Not
+"""Anything that is true or false of a message."""
 
 
 def _check_operands(operands: tuple[Expr, ...]) -> None:

@@ -3,11 +3,28 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable, Mapping
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from asapo.query.ast import And, Boolean, Builtin, Comparison, Expr, Instant, Key, Not, Number, Or, Query, Text
+from asapo.query.ast import (
+    And,
+    Boolean,
+    Builtin,
+    Comparison,
+    Expr,
+    In,
+    Instant,
+    IsNull,
+    Key,
+    Like,
+    Not,
+    Number,
+    Or,
+    Query,
+    Text,
+)
 
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
@@ -70,7 +87,12 @@ def compile_filter(expr: Expr) -> Test:
         return lambda record: not inner(record)
     if isinstance(expr, And | Or):
         return _join([compile_filter(part) for part in expr.operands], stop=isinstance(expr, Or))
-    return _comparison(expr)
+    if isinstance(expr, IsNull):
+        get = _getter(expr.key)
+        return lambda record: get(record) is None
+    if isinstance(expr, Like):
+        return _like(expr)
+    return _in(expr) if isinstance(expr, In) else _comparison(expr)
 
 
 def _join(tests: list[Test], *, stop: bool) -> Test:
@@ -106,6 +128,56 @@ def _comparison(node: Comparison) -> Test:
         return type(found) in kinds and compare(found, wanted)
 
     return test
+
+
+def _in(node: In) -> Test:
+    get, kinds, negated = _getter(node.key), _KINDS[type(node.values[0])], node.negated
+    # Equal numbers have equal hashes in Python, whatever their type; other types are sorted out before.
+    wanted = frozenset(value.ns if isinstance(value, Instant) else value.value for value in node.values)
+
+    def test(record: Record) -> bool:
+        found = get(record)
+        return type(found) in kinds and (found in wanted) is not negated and not (type(found) is str and "\0" in found)
+
+    return test
+
+
+def _like(node: Like) -> Test:
+    get, negated = _getter(node.key), node.negated
+    pieces: list[str] = [""]
+    for character, wild in node.tokens():
+        if wild and character == "%":
+            pieces.append("")
+        else:
+            pieces[-1] += "." if wild else re.escape(character)
+    # Pieces without repetition, each searched from where the last one ended: no pattern makes this slow.
+    first, *middle = [re.compile(piece, re.DOTALL) for piece in pieces]
+    last_length = sum(1 for _ in _after_last_percent(node))
+
+    def like(found: str) -> bool:
+        start = first.match(found)
+        if start is None or not middle:
+            return start is not None and start.end() == len(found)
+        at = start.end()
+        for piece in middle[:-1]:
+            hit = piece.search(found, at)
+            if hit is None:
+                return False
+            at = hit.end()
+        return len(found) - last_length >= at and middle[-1].match(found, len(found) - last_length) is not None
+
+    def test(record: Record) -> bool:
+        found = get(record)
+        return type(found) is str and "\0" not in found and like(found) is not negated
+
+    return test
+
+
+def _after_last_percent(node: Like) -> Iterator[str]:
+    for character, wild in reversed(node.tokens()):
+        if wild and character == "%":
+            return
+        yield character
 
 
 def _getter(key: Key) -> Callable[[Record], Any]:

@@ -27,8 +27,11 @@ from asapo.query.ast import (
     Builtin,
     Comparison,
     Expr,
+    In,
     Instant,
+    IsNull,
     Key,
+    Like,
     MetaKey,
     Not,
     Number,
@@ -55,9 +58,13 @@ start: where? order? limit?
 where: or
 ?or: and | or _OR and -> or_
 ?and: not | and _AND not -> and_
-?not: atom | _NOT not -> not_
-?atom: comparison | "(" or ")" -> group
-comparison: NAME OPERATOR value
+?not: atom | NOT not -> not_
+?atom: predicate | "(" or ")" -> group
+?predicate: NAME OPERATOR value -> comparison
+    | NAME NOT? _IN "(" value ("," value)* ")" -> in_
+    | NAME NOT? _BETWEEN value _AND value -> between
+    | NAME NOT? _LIKE STRING -> like
+    | NAME _IS NOT? _NULL -> is_null
 ?value: NUMBER | STRING | TRUE | FALSE
 order: _ORDER _BY order_key ("," order_key)*
 order_key: NAME (ASC | DESC)?
@@ -67,12 +74,13 @@ NAME: /(?:[A-Za-z_][A-Za-z0-9_]*|`(?:[^`]|``)*`)(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|`
 NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?/
 STRING: /'(?:[^']|'')*'|"(?:[^"]|"")*"/
 OPERATOR: /<=|>=|<>|!=|=|<|>/
-%declare _AND _OR _NOT _ORDER _BY _LIMIT ASC DESC TRUE FALSE RESERVED
+%declare _AND _OR NOT _ORDER _BY _LIMIT _IN _BETWEEN _LIKE _IS _NULL ASC DESC TRUE FALSE RESERVED
 %ignore /[ \t\r\n]+/
 """
 
-_KEPT_KEYWORDS: Final = frozenset({"ASC", "DESC", "TRUE", "FALSE"})
-_USED_KEYWORDS: Final = frozenset({"AND", "OR", "NOT", "ORDER", "BY", "LIMIT"})
+_KEPT_KEYWORDS: Final = frozenset({"NOT", "ASC", "DESC", "TRUE", "FALSE"})
+_RESERVED: Final = frozenset({"REGEXP"})
+"""Keywords that no rule uses yet."""
 _PART = re.compile(r"`((?:[^`]|``)*)`|([^.`]+)")
 _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
 _ISO = re.compile(
@@ -121,7 +129,7 @@ class _Actions:
             return token
         if word in _KEPT_KEYWORDS:
             return token.update(type=word)
-        return token.update(type=f"_{word}" if word in _USED_KEYWORDS else "RESERVED")
+        return token.update(type="RESERVED" if word in _RESERVED else f"_{word}")
 
     def start(self, parts: list[Any]) -> Query:
         where, order, limit = None, (), None
@@ -143,8 +151,8 @@ class _Actions:
     def and_(self, parts: list[_Part]) -> _Part:
         return _chain(And, parts)
 
-    def not_(self, parts: list[_Part]) -> _Part:
-        part = parts[0]
+    def not_(self, parts: list[Any]) -> _Part:
+        part: _Part = parts[1]  # after the NOT
         return _Part(Not(part.expr), part.terms, _deeper(part.depth))
 
     def group(self, parts: list[_Part]) -> _Part:
@@ -155,6 +163,30 @@ class _Actions:
         name, op, value = parts
         key = read_key(name)
         return _Part(Comparison(key, "!=" if op == "<>" else str(op), read_value(key, value)))
+
+    def in_(self, parts: list[Any]) -> _Part:
+        name, negated, values = _split_not(parts)
+        if len(values) > MAX_TERMS:
+            raise WrongInput(f"query: IN has {len(values)} values, expected at most {MAX_TERMS}; split the query")
+        key = read_key(name)
+        return _Part(In(key, tuple(read_value(key, value) for value in values), negated), len(values))
+
+    def between(self, parts: list[Any]) -> _Part:
+        name, negated, (low, high) = _split_not(parts)
+        key = read_key(name)
+        lower = Comparison(key, "<" if negated else ">=", read_value(key, low))
+        upper = Comparison(key, ">" if negated else "<=", read_value(key, high))
+        # It is one predicate, so it counts as grouped: a chain around it does not swallow it.
+        return _Part(Or((lower, upper)) if negated else And((lower, upper)), 2, grouped=True)
+
+    def like(self, parts: list[Any]) -> _Part:
+        name, negated, (pattern,) = _split_not(parts)
+        return _Part(Like(_metadata_key(name, "LIKE"), unquote(pattern), negated))
+
+    def is_null(self, parts: list[Any]) -> _Part:
+        name, negated, _ = _split_not(parts)
+        node = IsNull(_metadata_key(name, "IS NULL"))
+        return _Part(Not(node) if negated else node, depth=1 if negated else 0)
 
     def order(self, parts: list[Any]) -> tuple[str, tuple[Order, ...]]:
         if len(parts) > MAX_ORDER_KEYS:
@@ -171,6 +203,18 @@ class _Actions:
         if not _INTEGER.match(token) or len(token) > 19 or not 0 <= int(token) <= MAX_LIMIT:
             wrong(_at(token), _shown(token), f"an integer from 0 to {MAX_LIMIT}", "write for example LIMIT 100")
         return "limit", int(token)
+
+
+def _split_not(parts: list[Token]) -> tuple[Token, bool, list[Token]]:
+    negated = len(parts) > 1 and parts[1].type == "NOT"
+    return parts[0], negated, parts[2 if negated else 1 :]
+
+
+def _metadata_key(token: Token, predicate: str) -> MetaKey:
+    key = read_key(token)
+    if isinstance(key, Builtin):
+        wrong(_at(token), _shown(token), f"a metadata key before {predicate}", f"write meta.{key} for metadata")
+    return key
 
 
 def _deeper(depth: int) -> int:

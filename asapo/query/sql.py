@@ -20,10 +20,29 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeGuard
 
 from asapo.errors import WrongInput
-from asapo.query.ast import And, Boolean, Builtin, Comparison, Expr, Instant, Key, MetaKey, Not, Number, Or, Query, Text
+from asapo.query.ast import (
+    And,
+    Boolean,
+    Builtin,
+    Comparison,
+    Expr,
+    In,
+    Instant,
+    IsNull,
+    Key,
+    Like,
+    MetaKey,
+    Not,
+    Number,
+    Or,
+    Predicate,
+    Query,
+    Text,
+    Value,
+)
 
 Param: TypeAlias = int | float | str
 Path: TypeAlias = tuple[str, ...]
@@ -171,30 +190,43 @@ class _Writer:
             kind = And if isinstance(expr, And) is not negate else Or
             parts = [self.condition(part, negate=flag) for part, flag in _flat(kind, expr, negate=negate)]
             return _nary("AND" if kind is And else "OR", parts)
-        found = self._comparison(expr)
+        wide = _without_huge(expr)
+        if wide is not expr:
+            return self.condition(wide, negate=negate)
+        found = self._predicate(expr)
         return _Sql(f"({found.text}) IS NOT TRUE", found.params) if negate else found
 
-    def _comparison(self, node: Comparison) -> _Sql:
-        value = node.value
-        if isinstance(node.key, Builtin):
-            return _Sql(f"{COLUMNS[node.key.name]} {node.op} ?", (_int64(value),))
-        huge = isinstance(value, Number) and _is_huge(value.value)
-        if not _has_json_path(node.key):
-            if huge:
-                raise WrongInput(
-                    f"{node}: a number beyond 64 bits can only be compared with keys of printable ASCII without quotes "
-                    "and backslashes; use a smaller number or rename the key"
-                )
-            return _odd_comparison(node.key, node)
-        path = _json_path(node.key)
-        if isinstance(value, Number) and huge:
-            return _huge(path, node.op, value.value)
-        extract, params = self._extract(node.key)
-        text = f"{extract} {node.op} ? AND json_type(meta, ?) IN {_TYPES[type(value)]}"
-        params = (*params, _bound(value), path)
-        if isinstance(value, Text):
-            return _Sql(f"{text} AND {_NO_NUL_AT_PATH}", (*params, path))
-        return _Sql(text, params)
+    def _predicate(self, node: Predicate) -> _Sql:
+        key = node.key
+        if isinstance(key, MetaKey) and isinstance(node, Comparison) and _is_huge(node.value):
+            return _huge(key, node.op, node.value)
+        if isinstance(node, IsNull):
+            return _is_null(node.key)
+        kind: type
+        values: tuple[Param, ...]
+        if isinstance(node, Like):
+            kind, test, values = Text, "NOT GLOB ?" if node.negated else "GLOB ?", (_glob(node),)
+        elif isinstance(node, In):
+            kind, values = type(node.values[0]), tuple(map(_bound, node.values))
+            test = f"{'NOT IN' if node.negated else 'IN'} ({', '.join('?' * len(values))})"
+        else:
+            kind, test, values = type(node.value), f"{node.op} ?", (_bound(node.value),)
+        if isinstance(key, Builtin):
+            return _Sql(f"{COLUMNS[key.name]} {test}", tuple(map(_int64, values)))
+        return self._typed(key, test, values, kind)
+
+    def _typed(self, key: MetaKey, test: str, values: tuple[Param, ...], kind: type) -> _Sql:
+        """Write `key test`, true only when the stored value is of `kind`."""
+        if not _has_json_path(key):
+            walk, last, params = _odd_key(key)
+            text = f"EXISTS (SELECT 1 {walk} AND {last}.type IN {_TYPES[kind]} AND {last}.atom {test})"
+            return _Sql(f"{text} AND {_NO_NUL}" if kind is Text else text, (*params, *values))
+        path = _json_path(key)
+        extract, params = self._extract(key)
+        text = f"{extract} {test} AND json_type(meta, ?) IN {_TYPES[kind]}"
+        if kind is Text:
+            return _Sql(f"{text} AND {_NO_NUL_AT_PATH}", (*params, *values, path, path))
+        return _Sql(text, (*params, *values, path))
 
     def _extract(self, key: MetaKey) -> tuple[str, tuple[Param, ...]]:
         column = self._declared.get(key.path)
@@ -220,34 +252,54 @@ class _Writer:
         return ", ".join([*terms, "id", "substream"]), tuple(params)
 
 
-def _bound(value: Number | Text | Boolean | Instant) -> Param:
+def _bound(value: Value) -> Param:
     if isinstance(value, Instant):
         return value.ns
     return int(value.value) if isinstance(value, Boolean) else value.value
 
 
-def _int64(value: Number | Text | Boolean | Instant) -> Param:
+def _int64(bound: Param) -> Param:
     """Return the value for an integer column; integers that SQLite cannot bind lie beyond every row."""
-    bound = _bound(value)
     if isinstance(bound, int) and not -(2**63) <= bound < 2**63:
         return math.inf if bound > 0 else -math.inf
     return bound
 
 
-def _odd_comparison(key: MetaKey, node: Comparison) -> _Sql:
-    walk, last, params = _odd_key(key)
-    text = f"EXISTS (SELECT 1 {walk} AND {last}.type IN {_TYPES[type(node.value)]} AND {last}.atom {node.op} ?)"
-    if isinstance(node.value, Text):
-        text += f" AND {_NO_NUL}"
-    return _Sql(text, (*params, _bound(node.value)))
+def _is_null(key: MetaKey) -> _Sql:
+    if not _has_json_path(key):
+        walk, last, params = _odd_key(key)
+        return _Sql(f"NOT EXISTS (SELECT 1 {walk} AND {last}.type <> 'null')", params)
+    return _Sql("COALESCE(json_type(meta, ?), 'null') = 'null'", (_json_path(key),))
 
 
-def _is_huge(value: int | float) -> bool:
-    return value >= 2**63 or value <= -(2**63)
+def _glob(node: Like) -> str:
+    """Return the pattern for GLOB: SQLite's LIKE ignores the case of ASCII letters, and its mode is per connection."""
+    wild, plain = {"%": "*", "_": "?"}, {"*": "[*]", "?": "[?]", "[": "[[]"}
+    return "".join(wild[text] if is_wild else plain.get(text, text) for text, is_wild in node.tokens())
 
 
-def _huge(path: str, op: str, value: int | float) -> _Sql:
+def _is_huge(value: Value) -> TypeGuard[Number]:
+    return isinstance(value, Number) and (value.value >= 2**63 or value.value <= -(2**63))
+
+
+def _without_huge(node: Predicate) -> Expr:
+    """Return IN over numbers beyond 64 bits as single comparisons, which are exact; anything else as it is."""
+    if not isinstance(node, In) or not isinstance(node.key, MetaKey) or not any(map(_is_huge, node.values)):
+        return node
+    parts = tuple(Comparison(node.key, "!=" if node.negated else "=", value) for value in node.values)
+    if len(parts) == 1:
+        return parts[0]
+    return And(parts) if node.negated else Or(parts)
+
+
+def _huge(key: MetaKey, op: str, number: Number) -> _Sql:
     """Compare exactly with a number beyond 64 bits: doubles as doubles, 64-bit integers by sign, others by digits."""
+    if not _has_json_path(key):
+        raise WrongInput(
+            f"{key} {op} {number}: a number beyond 64 bits can only be compared with keys of printable ASCII without "
+            "quotes and backslashes; use a smaller number or rename the key"
+        )
+    path, value = _json_path(key), number.value
     whole = int(value)  # a double of this size has no fraction
     double_op, double = _nearest_double(op, value)
     digits, sign = str(abs(whole)), -1 if whole < 0 else 1
@@ -302,4 +354,4 @@ def _sort_terms(key: MetaKey) -> tuple[str, str, tuple[Param, ...]]:
 def _pinned(where: Expr | None) -> set[Key]:
     """Return the keys whose type the condition fixes for every selected row."""
     parts = [part for part, negated in _flat(And, where, negate=False) if not negated] if where is not None else []
-    return {part.key for part in parts if isinstance(part, Comparison)}
+    return {part.key for part in parts if isinstance(part, Comparison | In | Like)}

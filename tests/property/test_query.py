@@ -18,7 +18,10 @@ from asapo.query import (
     Builtin,
     Comparison,
     Expr,
+    In,
     Instant,
+    IsNull,
+    Like,
     MetaKey,
     Not,
     Number,
@@ -118,6 +121,28 @@ comparisons = st.one_of(
 )
 
 
+patterns = st.lists(st.sampled_from(["%", "_", "a", "b", "A", "é", "\\\\", "\\%", "*", "["]), max_size=5).map("".join)
+
+
+def predicates_on(keys: st.SearchStrategy[MetaKey], values: st.SearchStrategy[Number]) -> st.SearchStrategy[Expr]:
+    one_type = st.lists(values, min_size=1, max_size=3).map(tuple) | st.lists(
+        texts.map(Text), min_size=1, max_size=3
+    ).map(tuple)
+    return st.one_of(
+        st.builds(In, keys, one_type, st.booleans()),
+        st.builds(Like, keys, patterns, st.booleans()),
+        st.builds(IsNull, keys),
+    )
+
+
+comparisons = st.one_of(
+    comparisons,
+    predicates_on(plain_keys, numbers.map(Number)),
+    predicates_on(odd_keys, st.integers(-3, 3).map(Number)),
+    st.builds(In, number_keys, st.lists(numbers.map(Number), min_size=1, max_size=3).map(tuple), st.booleans()),
+)
+
+
 def _deeper(inner: st.SearchStrategy[Expr]) -> st.SearchStrategy[Expr]:
     several = st.lists(inner, min_size=2, max_size=3).map(tuple)
     return several.map(And) | several.map(Or) | inner.map(Not)
@@ -195,7 +220,7 @@ def rows_with_one_key(draw: st.DrawFn) -> tuple[list[Record], Query]:
     key = draw(plain_keys)
     values_of_key = draw(st.lists(values | literals.map(lambda value: value.value), min_size=1, max_size=8))
     rows = [Record(n, nested(key.path, value)) for n, value in enumerate(values_of_key, 1)]
-    one = st.builds(Comparison, st.just(key), ops, literals)
+    one = st.builds(Comparison, st.just(key), ops, literals) | predicates_on(st.just(key), numbers.map(Number))
     where = draw(st.recursive(one, _deeper, max_leaves=4))
     return rows, Query(where, draw(st.sampled_from([(), (Order(key),), (Order(key, descending=True),)])))
 

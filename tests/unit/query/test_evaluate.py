@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ from asapo.query import (
     Boolean,
     Builtin,
     Comparison,
+    In,
     Instant,
+    IsNull,
+    Like,
     MetaKey,
     Not,
     Number,
@@ -129,6 +133,13 @@ def test_ties_are_resolved_by_id_then_substream_and_limit_cuts() -> None:
         lambda: Comparison(Builtin("timestamp"), "=", Number(1)),
         lambda: And((Comparison(A, "=", Number(1)),)),
         lambda: Or((Comparison(A, "=", Number(1)),) * 257),
+        lambda: In(A, ()),
+        lambda: In(A, (Number(1), Text("1"))),
+        lambda: In(Builtin("_id"), (Text("1"),)),
+        lambda: Like(A, "\\"),
+        lambda: Like(A, "\0"),
+        lambda: Like(Builtin("_id"), "a"),  # type: ignore[arg-type]
+        lambda: IsNull(Builtin("_id")),  # type: ignore[arg-type]
         lambda: Query(limit=-1),
         lambda: Query(limit=True),
     ],
@@ -162,3 +173,32 @@ def test_values_of_different_type_are_different_nodes() -> None:
 )
 def test_a_key_is_written_so_that_it_means_itself(path: tuple[str, ...], text: str) -> None:
     assert str(MetaKey(path)) == text
+
+
+@pytest.mark.parametrize(
+    ("pattern", "yes", "no"),
+    [
+        ("", [""], ["a"]),
+        ("%", ["", "a", "a\nb"], []),
+        ("a%", ["a", "ab"], ["A", "ba", ""]),
+        ("%a", ["a", "ba", "aa"], ["ab", ""]),
+        ("a%a", ["aa", "aba", "aaa"], ["a", "ab"]),
+        ("_", ["é", "😀", "\n"], ["", "ab"]),
+        ("%b_d%", ["abcd", "bbbd", "xbbdx"], ["bd", "abce"]),
+        ("100\\%", ["100%"], ["1000"]),
+        ("\\\\_", ["\\x"], ["x\\"]),
+        (".*[a]", [".*[a]"], ["xa"]),
+        ("%ab%ab%", ["abab", "xabxabx"], ["ab", "aab", "aba"]),
+    ],
+)
+def test_like_patterns(pattern: str, yes: list[str], no: list[str]) -> None:
+    for found, answer in [*((text, True) for text in yes), *((text, False) for text in no)]:
+        assert matches(Like(A, pattern), Record(1, {"a": found})) is answer
+        assert matches(Like(A, pattern, negated=True), Record(1, {"a": found})) is not answer
+    assert not matches(Like(A, pattern, negated=True), Record(1, {"a": 1}))
+
+
+def test_a_hostile_pattern_takes_linear_time() -> None:
+    start_s = time.process_time()
+    assert not matches(Like(A, "%a" * 4000 + "%b"), Record(1, {"a": "a" * 16_000}))
+    assert time.process_time() - start_s < 1

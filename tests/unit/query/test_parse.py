@@ -12,7 +12,10 @@ from asapo.query import (
     Boolean,
     Builtin,
     Comparison,
+    In,
     Instant,
+    IsNull,
+    Like,
     MetaKey,
     Not,
     Number,
@@ -64,6 +67,21 @@ C = Comparison(MetaKey(("c",)), "=", Number(3))
         ("android = 1", Comparison(MetaKey(("android",)), "=", Number(1))),
         ("_id >= 5", Comparison(Builtin("_id"), ">=", Number(5))),
         ("_substream = 2", Comparison(Builtin("_substream"), "=", Number(2))),
+        ("a in (1, 2.5)", In(MetaKey(("a",)), (Number(1), Number(2.5)))),
+        ("a NOT IN ('x')", In(MetaKey(("a",)), (Text("x"),), negated=True)),
+        ("timestamp IN (1, '1970-01-01')", In(Builtin("timestamp"), (Instant(10**9), Instant(0)))),
+        ("a LIKE 'x%' AND b=2", And((Like(MetaKey(("a",)), "x%"), B))),
+        ("NOT a NOT LIKE '_'", Not(Like(MetaKey(("a",)), "_", negated=True))),
+        ("a IS NULL OR b=2", Or((IsNull(MetaKey(("a",))), B))),
+        ("a IS NOT NULL", Not(IsNull(MetaKey(("a",))))),
+        (
+            "a BETWEEN 1 AND 2 AND b=2",
+            And((And((Comparison(MetaKey(("a",)), ">=", Number(1)), Comparison(MetaKey(("a",)), "<=", Number(2)))), B)),
+        ),
+        (
+            "a NOT BETWEEN 1 AND 2",
+            Or((Comparison(MetaKey(("a",)), "<", Number(1)), Comparison(MetaKey(("a",)), ">", Number(2)))),
+        ),
         ("_size > 1.5e6", Comparison(Builtin("_size"), ">", Number(1.5e6))),
     ],
 )
@@ -139,6 +157,12 @@ def test_every_part_is_optional(text: str) -> None:
         ("a = 1; DROP TABLE x", 6, "';'", "a key", "backticks"),
         ("é = 1", 1, "'é'", "a key", "backticks"),
         ("in = 1", 1, "'in'", "a key", "meta.in"),
+        ("a = 1 OR regexp = 1", 10, "'regexp'", "a key", "meta.regexp"),
+        ("a IN ()", 7, "')'", "a number", "KEY OPERATOR VALUE"),
+        ("a BETWEEN 1", 12, "the end of the query", "AND", "KEY OPERATOR VALUE"),
+        ("a LIKE 5", 8, "'5'", "quoted text", "KEY OPERATOR VALUE"),
+        ("_id LIKE 'a'", 1, "'_id'", "a metadata key before LIKE", "meta._id"),
+        ("_id IS NULL", 1, "'_id'", "a metadata key before IS NULL", "meta._id"),
         ("order = 1", 7, "'='", "BY", "meta.order"),
         ("a = 1 AND", 10, "the end of the query", "a key", "KEY OPERATOR VALUE"),
         ("a. b = 1", 2, "'.'", "a key", "backticks"),
@@ -213,6 +237,12 @@ def test_hostile_text_is_refused_quickly(text: str) -> None:
     with pytest.raises(WrongInput):
         parse(text)
     assert time.process_time() - start_s < 1
+
+
+@pytest.mark.parametrize("text", ["a IN (1, 'x')", "a LIKE 'x\\'", "a LIKE '\\d'", "a IN (" + "1," * 256 + "1)"])
+def test_predicates_that_mean_nothing_are_refused(text: str) -> None:
+    with pytest.raises(WrongInput, match="expected"):
+        parse(text)
 
 
 def test_only_text_is_a_query() -> None:

@@ -12,8 +12,12 @@ from asapo.errors import WrongInput
 from asapo.query import (
     And,
     Boolean,
+    Builtin,
     Comparison,
     Expr,
+    In,
+    IsNull,
+    Like,
     MetaKey,
     Not,
     Number,
@@ -282,3 +286,54 @@ def test_the_longest_chain_fits_into_the_expression_depth_of_sqlite(kind: type[A
 def test_an_unknown_dialect_is_refused() -> None:
     with pytest.raises(WrongInput, match="expected 'sqlite'"):
         to_sql(Query(), "mysql")
+
+
+PATTERNS = ["", "%", "_", "__", "a%", "%a", "%a%", "a_", "A", "a", "_%_", "%%", "[1]", "*", "?", "[%", "\\%", "\\_",
+            "100\\%", "\\\\", "\\\\%", "%é%", "😀", "%\n%", "a%a", "%a%a", "a%a%a", "^a", "]"]  # fmt: skip
+LISTS: list[tuple[Number | Text | Boolean, ...]] = [
+    (Number(1),),
+    (Number(1.0), Number(2), Number(2**53 + 1)),
+    (Number(2.0**53), Number(2**63 - 1), Number(0.1)),
+    (Number(12345678901234567890), Number(1), Number(-(2**64))),
+    (Number(2**63),),
+    (Text("a"), Text("é"), Text("1")),
+    (Text(""), Text("it's")),
+    (Boolean(True),),
+    (Boolean(True), Boolean(False)),
+]
+
+
+@pytest.mark.parametrize("negated", [False, True])
+@pytest.mark.parametrize("path", [("score",), ("é", "x")])
+def test_in_like_and_is_null_agree_with_the_evaluator_on_every_value(path: tuple[str, ...], negated: bool) -> None:
+    key, odd = MetaKey(path), path != ("score",)
+    metas = [meta for meta in stored_under(*path) if not odd or "\\u0000" not in meta]
+    metas += [
+        json.dumps({path[0]: text}) for text in ("aXa", "aa", "aaa", "100%", "x\ny", "*", "?", "[", "^a", "]", "_", "%")
+    ]
+    predicates: list[Expr] = [Like(key, pattern, negated) for pattern in PATTERNS]
+    for values in LISTS:
+        if not (odd and any(isinstance(v, Number) and abs(v.value) >= 2**63 for v in values)):
+            predicates.append(In(key, values, negated))
+    predicates.append(Not(IsNull(key)) if negated else IsNull(key))
+    connection = table(metas)
+    for predicate in predicates:
+        for where in (predicate, Not(predicate)):
+            for declared in [()] if odd else [(), (("score",),)]:
+                query = Query(where)
+                assert ask(connection, query, declared) == expected(metas, query), str(query)
+    connection.close()
+
+
+def test_in_on_built_in_keys_compares_numbers_exactly() -> None:
+    metas = ["{}"] * 5
+    connection = table(metas)
+    values = (Number(1), Number(2.0), Number(3.5), Number(2**64), Number(-(10**30)), Number(1e300))
+    for negated, found in ((False, [1, 2]), (True, [3, 4, 5])):
+        query = Query(In(Builtin("_id"), values, negated))
+        assert ask(connection, query) == expected(metas, query) == found
+    connection.close()
+
+
+def test_an_index_on_a_declared_key_serves_in(indexed: sqlite3.Connection) -> None:
+    assert "by_score (stream=? AND <expr>=?)" in plan(indexed, Query(In(SCORE, (Number(1), Number(2)))))

@@ -190,15 +190,15 @@ def _receive(socket: Any, *, with_peer: bool) -> Message | None:
         except zmq.Again:
             return None
         peer, header = (first, b"") if with_peer else (b"", first)
-        if with_peer and socket.rcvmore:
+        if with_peer and socket.getsockopt(zmq.RCVMORE):
             header = socket.recv()
-        if not socket.rcvmore:
+        if not socket.getsockopt(zmq.RCVMORE):
             return Message(b"", b"", peer)
         large = len(header) > KIND_AT and header[KIND_AT] in PAYLOAD_KINDS
         payload = socket.recv(copy=not large)
-        if not socket.rcvmore:
+        if not socket.getsockopt(zmq.RCVMORE):
             return Message(header, payload, peer)
-        while socket.rcvmore:
+        while socket.getsockopt(zmq.RCVMORE):
             socket.recv(copy=False)
         return Message(b"", b"", peer)
 

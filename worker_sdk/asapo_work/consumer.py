@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 import weakref
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -237,16 +237,15 @@ class Consumer(Lookups):
             If some were given to somebody else meanwhile; the others count as done.
         """
         wait_s = self._client.wait_s(timeout_s)
-        for fields, ids, messages in plans.by_place(given, lambda: self._client.place(stream, source)):
-            self._run(plans.settle([plans.acknowledge_ask(fields, group, ids, wait_s)]))
-            _mark_settled(messages)
+        self._run(plans.acknowledge(given, lambda: self._client.place(stream, source), group, wait_s))
 
     def nack(
         self, given: Given, *, group: str, delay_s: float = 0.0, stream: str = "default", source: str | None = None,
         timeout_s: float | None = None,
     ) -> None:  # fmt: skip
         """Ask to have messages given out again after `delay_s` seconds, because their processing failed."""
-        self._hand_back(given, group, stream, source, timeout_s, delay_s=delay_s, unstarted=False)
+        wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
+        self._run(plans.hand_back(given, there, group, wait_s, delay_s=delay_s, unstarted=False))
 
     def give_back(
         self,
@@ -258,7 +257,8 @@ class Consumer(Lookups):
         timeout_s: float | None = None,
     ) -> None:
         """Hand back messages that were not looked at; the attempt does not count."""
-        self._hand_back(given, group, stream, source, timeout_s, delay_s=0.0, unstarted=True)
+        wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
+        self._run(plans.hand_back(given, there, group, wait_s, delay_s=0.0, unstarted=True))
 
     # -- its life ----------------------------------------------------------------------------------------------------
 
@@ -280,15 +280,6 @@ class Consumer(Lookups):
         return self._client.summary("Consumer")
 
     # ----------------------------------------------------------------------------------------------------------------
-
-    def _hand_back(
-        self, given: Given, group: str, stream: str, source: str | None, timeout_s: float | None, *, delay_s: float,
-        unstarted: bool,
-    ) -> None:  # fmt: skip
-        wait_s = self._client.wait_s(timeout_s)
-        for fields, ids, messages in plans.by_place(given, lambda: self._client.place(stream, source)):
-            self._run(plans.settle([plans.nack_ask(fields, group, ids, wait_s, delay_s=delay_s, unstarted=unstarted)]))
-            _mark_settled(messages)
 
     def _iterate(self, reader: StreamReader, *, single: bool, lease_s: float) -> Generator[Any, None, None]:
         """Carry a stream's plan out, giving its messages to the loop."""
@@ -319,8 +310,3 @@ def _one_by_one(reader: StreamReader, taken: Taken) -> Generator[Message, None, 
 def _as_list(taken: Taken) -> Generator[list[Message], None, None]:
     taken.started = len(taken.messages)
     yield taken.messages
-
-
-def _mark_settled(messages: Sequence[Message]) -> None:
-    for message in messages:
-        message.settled = True

@@ -117,10 +117,22 @@ class Channel:
         except BaseException:
             self.abandon(call)
             raise
+        return self.outcome(call, timeout_s)
+
+    def outcome(self, call: Call, timeout_s: float) -> Event:
+        """Return the answer of a call, or abandon it and say why there is none after `timeout_s`; see `result`."""
         if not call.done:
             self.abandon(call)
             raise self._too_late(call, timeout_s)
         return call.result()
+
+    def notify(self, call: Call, on_done: Callable[[Call], None]) -> None:
+        """Have `on_done` called when `call` is done, at once if it is; it runs in any thread and must not block."""
+        with self._lock:
+            if not call.done:
+                call.on_done = on_done
+                return
+        on_done(call)
 
     def check(self, call: Call) -> bool:
         """Take in what is there now, without waiting; True when `call` has its answer."""
@@ -139,6 +151,11 @@ class Channel:
         """Wait for this call no longer; messages that it still brings are given back. Never blocks, as `post`."""
         if not self._closed and os.getpid() == self._pid:
             self._soon(call)
+
+    def patience(self, deadline_s: float) -> float:
+        """Return how long to wait on; a server that did not fail us yet gets some grace to send its own answer."""
+        grace_s = ANSWER_GRACE_S if self._session.welcome is not None or self._trouble is None else 0.0
+        return deadline_s + grace_s - time.monotonic()
 
     def serve(self) -> None:
         """Do the socket work of all callers until the channel is closed."""
@@ -210,7 +227,7 @@ class Channel:
         """Return when `call` is done, the channel is closed or the deadline (and grace) has passed."""
         with self._lock:
             while not self._closed and not (call is not None and call.done):
-                pause_s = self._patience(deadline_s)
+                pause_s = self.patience(deadline_s)
                 if pause_s <= 0:
                     return
                 if self._reading:
@@ -225,18 +242,19 @@ class Channel:
 
     def _read(self, call: Call | None, deadline_s: float) -> None:
         """Have the reader's role until `call` is done; others are told when their answers came."""
+        ready = False  # an idle socket is cheaper to wait on than to ask
         while True:
             self._bell.hear()
-            if self._work(drain=True, until=call):
+            if self._work(drain=ready, until=call):
                 self._turn.notify_all()
-            pause_s = self._patience(deadline_s)
+            pause_s = self.patience(deadline_s)
             if self._closed or pause_s <= 0 or (call is not None and call.done):
                 return
-            if self._link is None:
+            if self._link is None and self._needed():
                 pause_s = min(pause_s, max(0.0, self._retry_at_s - time.monotonic()))
             self._lock.release()
             try:
-                self._waiter.wait(pause_s)
+                ready = self._waiter.wait(pause_s)
             finally:
                 self._lock.acquire()
 
@@ -307,11 +325,6 @@ class Channel:
             self._link = None
         self._retry_at_s = time.monotonic() + self._retry_pause_s
         self._retry_pause_s = min(2 * self._retry_pause_s, RETRY_MAX_S)
-
-    def _patience(self, deadline_s: float) -> float:
-        """Return how long to wait on; a server that did not fail us yet gets some grace to send its own answer."""
-        grace_s = ANSWER_GRACE_S if self._session.welcome is not None or self._trouble is None else 0.0
-        return deadline_s + grace_s - time.monotonic()
 
     def _too_late(self, call: Call, timeout_s: float) -> TransportError:
         if self._session.welcome is None:

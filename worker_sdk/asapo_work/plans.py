@@ -192,12 +192,6 @@ def _origins(place: Place, messages: list[Message], timeout_s: float) -> Plan[li
     return [found[origin] for origin in wanted]
 
 
-def settle(asks: Sequence[Ask]) -> Plan[None]:
-    """Acknowledge or hand back, one request per stream."""
-    for ask in asks:
-        _expect((yield ask), Done)
-
-
 Given = Message | int | Sequence[Message] | Sequence[int]
 """What may be acknowledged or handed back: messages, or ids (then the stream must be named)."""
 
@@ -219,17 +213,27 @@ def by_place(given: Given, place: Callable[[], Place]) -> list[tuple[dict[str, A
     ]
 
 
-def acknowledge_ask(stream: dict[str, Any], group: str, ids: Sequence[int], timeout_s: float) -> Ask:
-    """Say that these ids are done."""
-    return Ask(Acknowledge, {**stream, "group": group, "ranges": ranges_of(ids)}, timeout_s)
+def acknowledge(given: Given, place: Callable[[], Place], group: str, timeout_s: float) -> Plan[None]:
+    """Say that these are done, one request per stream."""
+    for stream, ids, messages in by_place(given, place):
+        fields = {**stream, "group": check_name("group", group), "ranges": ranges_of(ids)}
+        _expect((yield Ask(Acknowledge, fields, timeout_s)), Done)
+        _mark_settled(messages)
 
 
-def nack_ask(
-    stream: dict[str, Any], group: str, ids: Sequence[int], timeout_s: float, *, delay_s: float = 0.0, unstarted: bool
-) -> Ask:
-    """Ask to have these ids given out again; an `unstarted` attempt does not count."""
-    fields = {**stream, "group": group, "ids": list(ids), "delay_s": delay_s, "unstarted": unstarted}
-    return Ask(Nack, fields, timeout_s)
+def hand_back(
+    given: Given, place: Callable[[], Place], group: str, timeout_s: float, *, delay_s: float, unstarted: bool
+) -> Plan[None]:
+    """Ask to have these given out again, one request per stream; an `unstarted` attempt does not count."""
+    for stream, ids, messages in by_place(given, place):
+        fields = {**stream, "group": check_name("group", group), "ids": ids}
+        _expect((yield Ask(Nack, {**fields, "delay_s": delay_s, "unstarted": unstarted}, timeout_s)), Done)
+        _mark_settled(messages)
+
+
+def _mark_settled(messages: Sequence[Message]) -> None:
+    for message in messages:
+        message.settled = True
 
 
 def describe(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from asapo.errors import WrongInput
+import ipaddress
+
+from asapo.errors import ConfigError, WrongInput
 from asapo.transport.base import Link, Server
 from asapo.transport.zeromq import ZmqLink, ZmqServer
 
@@ -29,6 +31,14 @@ def resolve(url: str) -> str:
     return f"{SCHEMES[scheme]}://{rest}"
 
 
+def is_loopback(host: str) -> bool:
+    """Say whether an address (not a name, which may change its meaning) is this machine's own."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
 def connect(url: str, *, send_bytes: int = 0) -> Link:
     """Return a link that connects to `url` in the background; failure shows as LinkLost on `receive`."""
     return ZmqLink(resolve(url), send_bytes=send_bytes)
@@ -39,7 +49,17 @@ def listen(url: str, *, max_part_bytes: int) -> Server:
 
     Raises
     ------
+    ConfigError
+        If others than this machine could connect: nobody is authorised yet, so only loopback is served (R36).
     ConnectFailed
         If the address is taken or not ours.
     """
-    return ZmqServer(resolve(url), max_part_bytes=max_part_bytes)
+    address = resolve(url)
+    host = address.removeprefix("tcp://").rpartition(":")[0]
+    if address.startswith("tcp://") and not is_loopback(host):
+        raise ConfigError(
+            f"listen address {url!r}: expected a loopback address such as tcp://127.0.0.1:*, because no authorisation "
+            "is configured",
+            key="listen",
+        )
+    return ZmqServer(address, max_part_bytes=max_part_bytes)

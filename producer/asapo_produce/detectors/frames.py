@@ -174,7 +174,7 @@ class FramePool:
     @property
     def frame_bytes(self) -> int:
         """Size of one frame."""
-        return self._frames[0].nbytes
+        return int(self._frames[0].nbytes)
 
     def index_of(self, message_id: int) -> int:
         """Return which frame of the pool message `message_id` carries."""
@@ -183,11 +183,15 @@ class FramePool:
 
     def frame(self, message_id: int) -> NDArray[Any]:
         """Return the frame of a message, read-only, not copied."""
-        return self._frames[self.index_of(message_id)]
+        return self._at(self.index_of(message_id))
 
     def other_frame(self, message_id: int) -> NDArray[Any]:
         """Return a frame that differs from that of the message: what a conflicting repetition carries."""
-        return self._frames[(self.index_of(message_id) + 1) % self.size]
+        return self._at((self.index_of(message_id) + 1) % self.size)
+
+    def _at(self, index: int) -> NDArray[Any]:
+        found: NDArray[Any] = self._frames[index]
+        return found
 
     def frames(self, first_id: int, n: int) -> NDArray[Any]:
         """Return the frames of `n` messages of one block, shape (n, ...), read-only, not copied."""

@@ -66,12 +66,13 @@ PRESETS: Final[dict[str, Preset]] = {
         ),
         Preset(
             name="eiger", shape=(922, 1030), dtype="<u2", rate_hz=2000,
-            source="DECTRIS EIGER: modules 1030 pixels wide, 16 bits; rows chosen so that 2000 Hz make the planned 3.8 GB/s",
+            source="DECTRIS EIGER: modules 1030 pixels wide, 16 bits; "
+            "rows chosen so that 2000 Hz make the planned 3.8 GB/s",
         ),
         Preset(
             name="euxfel-agipd", shape=(16, 512, 128), dtype="<u2", rate_hz=3520, pulses=352,
-            source="AGIPD 1M at European XFEL: 16 modules of 512 x 128 pixels, 352 memory cells per train, 10 trains/s; "
-            "2.1 MB per pulse and 7.4 GB/s, twice that with the gain plane of raw files",
+            source="AGIPD 1M at European XFEL: 16 modules of 512 x 128 pixels, 352 memory cells per train, "
+            "10 trains/s; 2.1 MB per pulse and 7.4 GB/s, twice that with the gain plane of raw files",
         ),
         Preset(
             name="euxfel-pulses", shape=(32, 64), dtype="<u2", rate_hz=27_000, pulses=2700,

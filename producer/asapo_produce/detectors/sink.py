@@ -2,38 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any, Protocol
-
-Meta = Mapping[str, Any] | str | None
 
 
 class Sink(Protocol):
-    """The part of `asapo_produce.producer.Producer` that is used here."""
+    """The methods of `asapo_produce.producer.Producer` that are used here."""
 
-    def send(
-        self, data: Any, id: int | None = None, *, stream: str = ..., meta: Meta = ..., **more: Any
-    ) -> Any:  # fmt: skip
+    @property
+    def send(self) -> Callable[..., Any]:
         """Send one message."""
 
-    def send_batch(
-        self, frames: Any, ids: Sequence[int] | None = None, *, metas: Sequence[Meta] | None = ..., stream: str = ...,
-        **more: Any,
-    ) -> Any:  # fmt: skip
+    @property
+    def send_batch(self) -> Callable[..., Any]:
         """Send one message for each frame."""
 
-    def finish_stream(self, stream: str, next_stream: str = ...) -> Any:
+    @property
+    def finish_stream(self) -> Callable[..., Any]:
         """End a stream."""
-
-    def flush(self, timeout_s: float | None = ...) -> None:
-        """Wait for all outcomes."""
 
 
 class _Done:
     """A handle whose outcome is known."""
 
-    def result(self, timeout_s: float | None = None) -> int:
-        return 0
+    ids: tuple[int, ...] = ()
+    errors: dict[int, Exception] = {}
+
+    def exception(self, timeout_s: float | None = None) -> None:
+        return None
 
 
 class NullSink:
@@ -41,16 +37,17 @@ class NullSink:
 
     _DONE = _Done()
 
-    def send(self, data: Any, id: int | None = None, **more: Any) -> Any:
+    def send(self, data: Any, *, callback: Any = None, **more: Any) -> Any:
         """Take one message."""
+        if callback is not None:
+            callback(self._DONE)
         return self._DONE
 
-    def send_batch(self, frames: Any, ids: Sequence[int] | None = None, **more: Any) -> Any:
+    def send_batch(self, frames: Any, *, callback: Any = None, **more: Any) -> Any:
         """Take a batch."""
+        if callback is not None:
+            callback(self._DONE)
         return self._DONE
 
-    def finish_stream(self, stream: str, next_stream: str = "") -> None:
-        """Do nothing."""
-
-    def flush(self, timeout_s: float | None = None) -> None:
+    def finish_stream(self, stream: str, *, next_stream: str = "") -> None:
         """Do nothing."""

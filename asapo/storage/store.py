@@ -121,6 +121,8 @@ class StreamStore:
         self._on_closed = on_closed
         self._number = 0
         self._open: OrderedDict[StreamRef, _OpenSegment] = OrderedDict()
+        self._latest: _OpenSegment | None = None
+        """The segment last used by `reserve`, while it takes units: last in `_open`."""
         self._beamtimes: dict[str, JournalWriter] = {}
         self._housekeeper = Housekeeper()
         self._closed = False
@@ -138,18 +140,19 @@ class StreamStore:
         DiskFull, StorageError
             If a segment had to be opened and could not.
         """
-        opened = self._open.get(ref)
-        align = alignment(nbytes)
-        if opened is not None:
-            end = opened.writer.end
-            if end and ((end + align - 1) & -align) + nbytes > self._segment_bytes:
-                ahead = opened.writer.ahead_bytes
-                self._retire(opened)
-                opened = self._start(ref, ahead)
-            else:
+        opened = self._latest
+        if opened is None or opened.handle.ref is not ref:  # the same stream again is the common case
+            opened = self._open.get(ref)
+            if opened is not None:
                 self._open.move_to_end(ref)
-        else:
+        align = alignment(nbytes)
+        if opened is None:
             opened = self._start(ref, 0)
+        elif opened.writer.end and ((opened.writer.end + align - 1) & -align) + nbytes > self._segment_bytes:
+            ahead = opened.writer.ahead_bytes
+            self._retire(opened)
+            opened = self._start(ref, ahead)
+        self._latest = opened
         opened.owed += 1
         opened.used_s = time.monotonic()
         return Slot(opened, opened.writer.reserve(nbytes, align), nbytes)
@@ -220,6 +223,7 @@ class StreamStore:
         if slot is not None:
             fields = {**fields, "segment": Path(slot.segment.path).name}
         opened = self._open.get(ref) or self._start(ref, 0)
+        self._latest = None
         opened.used_s = time.monotonic()
         try:
             self._append(opened, kind, fields)
@@ -352,6 +356,8 @@ class StreamStore:
         if opened.sealed:
             return
         opened.sealed = True
+        if self._latest is opened:
+            self._latest = None
         if self._open.get(opened.handle.ref) is opened:
             del self._open[opened.handle.ref]
         if opened.owed == 0:

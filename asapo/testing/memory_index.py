@@ -326,13 +326,14 @@ class MemoryIndex:
 
     def rows_after_seq(self, stream_no: int, seq: int, limit: int) -> list[RowTuple]:
         """Return rows that arrived after `seq`, in order of arrival."""
-        rows: list[RowTuple] = [*self._rows(stream_no)[max(seq, 0) :][:limit]]
-        return rows
+        rows: list[RowTuple] = [*self._rows(stream_no)]
+        return rows[max(seq, 0) :][:limit]
 
     def rows_from_id(self, stream_no: int, id_from: int, id_below: int, limit: int) -> list[RowTuple]:
         """Return rows with `id_from <= id < id_below`, ordered by id and substream."""
         rows = sorted(self._rows(stream_no), key=lambda row: (row.id, row.substream))
-        return [row for row in rows if id_from <= row.id < id_below][:limit]
+        found: list[RowTuple] = [row for row in rows if id_from <= row.id < id_below]
+        return found[:limit]
 
     def row(self, stream_no: int, message_id: int, substream: int | None = None) -> RowTuple | None:
         """Return one message (of its lowest substream unless one is named), or None."""

@@ -45,13 +45,13 @@ class MemoryStream:
         if self.finished and row.id > self.last_id:
             known = {"message_id": row.id, "id_max": self.last_id, "next_stream": self.next_stream}
             return StreamFinished(f"{self.ref} is finished at id {self.last_id}", **known), False
-        try:
-            check_id(row.id)
-            check_object_text(row.meta).encode()
-        except (WrongInput, UnicodeEncodeError) as exc:
-            return WrongInput(f"{self.ref} id {row.id!r}: {exc}", message_id=row.id), False
         place = self.by_id.get((row.id, row.substream))
         if place is None:
+            try:
+                check_id(row.id)
+                check_object_text(row.meta).encode()
+            except (WrongInput, UnicodeEncodeError) as exc:
+                return WrongInput(f"{self.ref} id {row.id!r}: {exc}", message_id=row.id), False
             self.by_id[row.id, row.substream] = len(self.rows)
             self.rows.append(row)
             return None, False

@@ -182,7 +182,7 @@ def ask(
     return connection.execute(text, (0, *sql.params, *sql.order_params, limit)).fetchall()
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(records(), queries, st.booleans())
 def test_sqlite_and_the_evaluator_agree(rows: list[Record], query: Query, ensure_ascii: bool) -> None:
     connection = database(rows, ensure_ascii=ensure_ascii)
@@ -225,7 +225,7 @@ def rows_with_one_key(draw: st.DrawFn) -> tuple[list[Record], Query]:
     return rows, Query(where, draw(st.sampled_from([(), (Order(key),), (Order(key, descending=True),)])))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(rows_with_one_key())
 def test_sqlite_and_the_evaluator_agree_on_one_key(case: tuple[list[Record], Query]) -> None:
     rows, query = case
@@ -249,7 +249,7 @@ special_keys = st.sampled_from(["_id", "_x", "meta", "timestamp", "ORDER", "by",
 any_comparisons = st.builds(Comparison, special_keys | any_keys.map(tuple).map(MetaKey), ops, literals) | comparisons
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.builds(
         Query,
@@ -264,7 +264,7 @@ def test_the_text_of_a_query_parses_to_that_query(query: Query) -> None:
     assert str(again) == str(query)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(
     st.text(max_size=60)
     | st.lists(

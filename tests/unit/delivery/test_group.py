@@ -218,6 +218,20 @@ def test_a_message_that_comes_below_the_window_while_its_backlog_is_read_is_give
     assert granted.late == [11]
 
 
+def test_a_message_that_the_backlog_shows_before_the_tail_is_given_once() -> None:
+    delivery = stream(1, 2, 4)
+    delivery.window.set_watermark(5)
+    delivery.window.prune(limit_rows=0, limit_bytes=10**9)
+    group = delivery.open_group("g")
+    group.add_backlog(rows(1, 2, 4) + rows(3, seq=4), from_key=1, covered_below=5)
+    given = ids_of(group.next_rows(A, 50, 0.0))
+    group.cursor.ack(A, [(1, 4)])
+    delivery.add(rows(3, seq=4))
+    given += ids_of(group.next_rows(A, 50, 0.0))
+    assert sorted(given) == [1, 2, 3, 4]
+    assert isinstance(group.next_rows(A, 50, 0.0), NothingYet)
+
+
 def test_a_restored_group_goes_on_behind_what_is_done() -> None:
     delivery = stream(*range(1, 9))
     group = delivery.open_group("g")

@@ -23,7 +23,7 @@ $(VENV)/.complete: pyproject.toml requirements/dev.txt scripts/make-venv.sh
 	@scripts/make-venv.sh $(VENV) requirements/dev.txt
 
 demo: .venv ## Run the whole path on this machine and print the ledger
-	$(BIN)/python -m asapo.testing.demo
+	$(BIN)/python examples/demo.py
 
 test: .venv ## Run the test suite (all but the soak tier)
 	$(BIN)/python -m pytest $(ARGS)

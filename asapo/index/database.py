@@ -34,8 +34,13 @@ def translated(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as exc:
-        name = getattr(exc, "sqlite_errorname", None) or type(exc).__name__
-        raise IndexUnavailable(f"index {path}: {exc} ({name})", path=str(path), reason=name) from exc
+        raise unavailable(path, exc) from exc
+
+
+def unavailable(path: Path, error: sqlite3.Error) -> IndexUnavailable:
+    """Return our error for one of sqlite3."""
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    return IndexUnavailable(f"index {path}: {error} ({name})", path=str(path), reason=name)
 
 
 class _Reader:
@@ -111,25 +116,35 @@ class Database:
                         connection.execute("ROLLBACK")
                 raise
 
-    def reader(self) -> sqlite3.Connection:
-        """Return this thread's reading connection. Call it, and use it, inside `translated`."""
+    @contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Lend this thread's reading connection to the body."""
+        try:
+            # The frame holds the reader, so a `close` in another thread cannot close it under a running query.
+            reader = self._reader()
+            yield reader.connection
+        except sqlite3.Error as exc:
+            raise unavailable(self.path, exc) from exc
+
+    def _reader(self) -> _Reader:
         held: tuple[object, _Reader] | None = getattr(self._local, "held", None)
         if held is None or held[0] is not self._generation:
+            generation = self._generation
             if self._writer is None:
                 raise IndexUnavailable(f"index {self.path} is closed", path=str(self.path), reason="closed")
             connection = sqlite3.connect(
                 self.path, timeout=1, isolation_level=None, check_same_thread=False, cached_statements=64
             )
-            held = (self._generation, _Reader(connection))
+            held = (generation, _Reader(connection))
             connection.execute("PRAGMA query_only = 1")
             connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
             self._local.held = held
-        return held[1].connection
+        return held[1]
 
     def read(self, statement: str, params: Any = ()) -> list[Any]:
         """Return all rows of one SELECT, which sees one snapshot."""
-        with translated(self.path):
-            return self.reader().execute(statement, params).fetchall()
+        with self.reading() as connection:
+            return connection.execute(statement, params).fetchall()
 
     def close(self) -> None:
         """Close the writer; readers close with their threads or at their next use."""

@@ -13,7 +13,7 @@ from typing import Any, Final
 from asapo.errors import DeadlineExceeded, IndexUnavailable, UnknownStream, WrongInput
 from asapo.hostinfo import boot_id as boot_id_of_host
 from asapo.index import ingest, keys, schema, sessions
-from asapo.index.database import BUSY_TIMEOUT_S, Database, translated
+from asapo.index.database import BUSY_TIMEOUT_S, Database
 from asapo.index.interface import (
     QUERY_ROW_LIMIT,
     QUERY_TIME_LIMIT_S,
@@ -37,6 +37,10 @@ STEPS_PER_LOOK: Final = 10_000
 _INFO: Final = (
     "SELECT no, source, stream, n_messages, n_bytes, id_max, head_seq, finished, last_id, next_stream, meta "
     "FROM stream WHERE known = 1"
+)
+_LAST_COMPLETE: Final = (
+    "SELECT id FROM message WHERE stream_no = ? GROUP BY id HAVING count(*) >= max(dataset_size) "
+    "ORDER BY id DESC LIMIT 1"
 )
 _BY_ID: Final = f"SELECT {ROW_SQL} FROM message WHERE stream_no = ? AND id "
 
@@ -157,8 +161,8 @@ class SqliteIndex:
     ) -> int:
         """Return the number of a segment, from 1; the same path again returns the same number."""
         self._own(ref)
+        values = (path, receiver_id, epoch, tier_uuid, boot_id, ref.source, ref.stream)
         with self._writing() as connection:
-            values = (path, receiver_id, epoch, tier_uuid, boot_id, ref.source, ref.stream)
             connection.execute(
                 "INSERT INTO segment(path, receiver_id, epoch, tier_uuid, boot_id, source, stream) "
                 "VALUES(?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING",
@@ -300,8 +304,7 @@ class SqliteIndex:
         return self._infos(f"{text} ORDER BY source, stream LIMIT {limit}", params)
 
     def _infos(self, select: str, params: Sequence[str]) -> list[StreamInfo]:
-        with translated(self.path):
-            connection = self._database.reader()
+        with self._database.reading() as connection:
             connection.execute("BEGIN")
             try:
                 rows = connection.execute(select, params).fetchall()
@@ -332,16 +335,15 @@ class SqliteIndex:
 
     def heads(self, stream_nos: Sequence[int]) -> dict[int, StreamHead]:
         """Return the heads of these streams in one cheap look."""
-        with translated(self.path):
-            return self._heads(self._database.reader(), stream_nos)
+        with self._database.reading() as connection:
+            return self._heads(connection, stream_nos)
 
     def _heads(self, connection: sqlite3.Connection, nos: Sequence[int]) -> dict[int, StreamHead]:
         return sessions.heads(connection, nos, self._clock_s(), self._session_timeout_s)
 
     def watermark(self, stream_no: int) -> int:
         """Return the id under which everything is visible or will never come; 0 for an unknown number."""
-        head = self.heads([stream_no]).get(stream_no)
-        return head.watermark if head is not None else 0
+        return next((head.watermark for head in self.heads([stream_no]).values()), 0)
 
     def rows_after_seq(self, stream_no: int, seq: int, limit: int) -> list[RowTuple]:
         """Return rows that arrived after `seq`, in order of arrival."""
@@ -369,11 +371,7 @@ class SqliteIndex:
 
     def last_row(self, stream_no: int) -> RowTuple | None:
         """Return the message with the highest id, of datasets only complete ones (R9), or None."""
-        select = (
-            "SELECT id FROM message WHERE stream_no = ? GROUP BY id HAVING count(*) >= max(dataset_size) "
-            "ORDER BY id DESC LIMIT 1"
-        )
-        rows = self._database.read(select, (stream_no,))
+        rows = self._database.read(_LAST_COMPLETE, (stream_no,))
         return self.row(stream_no, rows[0][0]) if rows else None
 
     def query(
@@ -389,8 +387,7 @@ class SqliteIndex:
         if head is None:
             return []
         deadline_s = time.monotonic() + time_limit_s
-        with translated(self.path):
-            connection = self._database.reader()
+        with self._database.reading() as connection:
             select, params = keys.select(stream_no, head.head_seq, query, keys.declared(connection), row_limit)
             connection.set_progress_handler(lambda: time.monotonic() > deadline_s, STEPS_PER_LOOK)
             try:

@@ -338,9 +338,9 @@ def filled(index: SqliteIndex, n: int = 20_000) -> int:
 
 
 def plan(index: SqliteIndex, no: int, query: Query) -> str:
-    connection = index._database.reader()
-    text, params = keys.select(no, 20_000, query, keys.declared(connection), 1000)
-    return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", params))
+    with index._database.reading() as connection:
+        text, params = keys.select(no, 20_000, query, keys.declared(connection), 1000)
+        return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", params))
 
 
 def test_a_declared_key_is_searched_in_its_index_over_several_runs(open_index: Callable[..., SqliteIndex]) -> None:
@@ -382,6 +382,30 @@ def test_a_query_that_runs_too_long_is_stopped_and_the_next_one_works(open_index
         index.query(no, slow, time_limit_s=0)
     assert caught.value.after_s == 0
     assert index.query(no, slow) == []
+
+
+def test_an_index_can_be_closed_under_a_running_query(open_index: Callable[..., SqliteIndex]) -> None:
+    index = open_index()
+    no = filled(index)
+    slow = Query(Comparison(MetaKey(("score",)), "<", Number(0)))
+    answers: list[object] = []
+    started = threading.Event()
+
+    def ask() -> None:
+        started.set()
+        try:
+            while True:
+                answers.append(index.query(no, slow))
+        except IndexUnavailable as error:
+            answers.append(error.reason)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    started.wait()
+    index.close()
+    thread.join()
+    assert answers[-1] == "closed"
+    assert all(answer == [] for answer in answers[:-1])
 
 
 # -- the folder of all indexes

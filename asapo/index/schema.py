@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from asapo.errors import ConfigError, DamagedFile, UnsupportedVersion
+from asapo.errors import ConfigError, DamagedFile, UnsupportedVersion, WrongInput
 
 MAGIC: Final = 0x41534150
 """`application_id` of the file: "ASAP" (R37)."""
@@ -31,7 +31,7 @@ ROW_SQL: Final = (
 """Selects a `models.Row`."""
 PAGE_BYTES: Final = 4096
 CHECKPOINT_PAGES: Final = 4000
-"""The write-ahead log is copied back every 16 MB: measured pauses of 30 to 40 ms, several a minute under full load."""
+"""The write-ahead log is copied back every 16 MB: pauses of 20 to 40 ms (18 at 1000 pages, 90 to 190 at 16000)."""
 
 TABLES: Final = f"""
 CREATE TABLE info(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -138,6 +138,15 @@ def create(connection: sqlite3.Connection, beamtime: str) -> None:
     connection.execute("INSERT INTO info VALUES('beamtime', ?), ('meta', '{}'), ('boot_id', '')", (beamtime,))
     connection.execute(f"PRAGMA application_id = {MAGIC}")
     connection.execute(f"PRAGMA user_version = {MAJOR << 16 | MINOR}")
+
+
+def prepare(connection: sqlite3.Connection, path: Path, beamtime: str) -> None:
+    """Create the tables in an empty file, or check that the file is the index of this beamtime."""
+    if not check_version(connection, path):
+        create(connection, beamtime)
+    ((name,),) = connection.execute("SELECT value FROM info WHERE name = 'beamtime'").fetchall()
+    if name != beamtime:
+        raise WrongInput(f"{path} is the index of beamtime {name!r}, not of {beamtime!r}")
 
 
 def read_beamtime(path: Path) -> str:

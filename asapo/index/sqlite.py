@@ -109,18 +109,11 @@ class SqliteIndex:
         )
         try:
             with self._database.writing() as connection:
-                if not schema.check_version(connection, self.path):
-                    schema.create(connection, beamtime)
-                self._check_beamtime(connection)
+                schema.prepare(connection, self.path, beamtime)
                 sessions.end_all_of_earlier_boots(connection, boot_id_of_host() if boot_id is None else boot_id)
         except BaseException:
             self._database.close()
             raise
-
-    def _check_beamtime(self, connection: sqlite3.Connection) -> None:
-        ((name,),) = connection.execute("SELECT value FROM info WHERE name = 'beamtime'").fetchall()
-        if name != self.beamtime:
-            raise WrongInput(f"{self.path} is the index of beamtime {name!r}, not of {self.beamtime!r}")
 
     def close(self) -> None:
         """Close the index; using it afterwards raises IndexUnavailable."""

@@ -111,9 +111,13 @@ class _Served:
         self._thread.join(10)
 
     def wait_for(self, condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
-        """Wait until `condition` holds; looked at after every event. AssertionError when it never does."""
+        """Wait until `condition` holds; AssertionError when it does not within `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
         with self._changed:
-            assert self._changed.wait_for(condition, timeout_s), f"not within {timeout_s} s; defects: {self.defects}"
+            while not condition():
+                # The condition may depend on others, so it is looked at now and then without an event, too.
+                self._changed.wait(0.02)
+                assert time.monotonic() < deadline_s, f"not within {timeout_s} s; defects: {self.defects}"
 
     def count(self, kind: type[Event] | type[Put]) -> int:
         """Return how many events of a kind came in."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -53,6 +53,10 @@ def frames_of(frames: Any, *, codec: str, shape: Sequence[int] | None, dtype: An
         size = whole.nbytes // n if n else 0
         found = Frames(n, Format(form.dtype, frames.shape[1:]), [size] * n, whole, [])
     else:
+        if not isinstance(frames, Iterable) or isinstance(frames, bytes | bytearray | memoryview | str):
+            raise WrongInput(
+                f"frames of type {type(frames).__name__}: expected an array of frames, or a list of payloads"
+            )
         payloads = [take(frame, codec=codec, shape=shape, dtype=dtype, copy=copy) for frame in frames]
         form = payloads[0].format if payloads else PLAIN
         if any(payload.format != form for payload in payloads):

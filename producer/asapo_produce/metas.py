@@ -55,6 +55,8 @@ def meta_text(meta: Mapping[str, Any] | str | None) -> str:
         if not (text.startswith("{") and text.endswith("}")):
             raise WrongInput(f"metadata {text[:60]!r}: expected one JSON object as text, or a dict")
     else:
+        if not isinstance(meta, Mapping):
+            raise WrongInput(f"metadata of type {type(meta).__name__}: expected a dict, or JSON text of an object")
         try:
             text = _encode(meta if type(meta) is dict else dict(meta))
         except (TypeError, ValueError, RecursionError) as exc:

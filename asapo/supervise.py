@@ -81,8 +81,9 @@ class Service:
 
         def pump() -> None:
             assert process.stdout is not None
-            for line in process.stdout:
-                lines.put(line)
+            with process.stdout:
+                for line in process.stdout:
+                    lines.put(line)
             lines.put(b"")
 
         threading.Thread(target=pump, name=f"asapo-out-{self.name}", daemon=True).start()

@@ -1,0 +1,500 @@
+"""get_next, acknowledge and nack without a socket: a loader of lists, a clock of numbers."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from asapo.delivery.group import NeedBacklog
+from asapo.delivery.leases import GroupState
+from asapo.errors import IndexUnavailable, QueueFull, WrongInput
+from asapo.index import StreamHead
+from asapo.models import SegmentInfo, StreamRef
+from asapo.query import parse
+from asapo.wire.codec import decode
+from asapo.wire.events import Acknowledge, Done, Failed, GetNext, Nack, Register, Rows
+from asapo_broker.delivery import Delivery
+from asapo_broker.feed import (
+    Feed,
+    Filter,
+    GroupReady,
+    LoadRows,
+    Looked,
+    Opened,
+    OpenGroup,
+    RowsLoaded,
+    Tail,
+)
+from asapo_broker.registry import Registry
+from asapo_broker.sessions import Session
+from asapo_broker.settings import CoreSettings
+from asapo_broker.tables import Tables
+from asapo_broker.tally import Tally
+
+REF = StreamRef("bt", "det", "s")
+
+
+class OneSegment:
+    """An index that knows segment 1, format 1 and origin 1."""
+
+    def segments(self, nos: list[int]) -> dict[int, SegmentInfo]:
+        return {no: SegmentInfo(f"/t/{no}.seg", "r1", "boot", "tier") for no in nos}
+
+    def formats(self, _nos: list[int]) -> dict[int, Any]:
+        return {}
+
+    def stream_refs(self, _nos: list[int]) -> dict[int, Any]:
+        return {}
+
+
+def row(message_id: int, seq: int, meta: dict[str, Any] | None = None) -> tuple[Any, ...]:
+    return (message_id, seq, 0, 0, 1, 64, 8, 5, 1, json.dumps(meta or {}), 1, 2, 0, 0)
+
+
+class World:
+    """A Delivery whose loader is played by the test."""
+
+    def __init__(self, **settings: Any) -> None:
+        self.jobs: list[Any] = []
+        self.sent: list[tuple[bytes, Any]] = []
+        self.registry = Registry(5.0)
+        self.tally = Tally()
+        tables = Tables()
+        tables.learn(OneSegment(), [row(1, 1)])  # type: ignore[arg-type]
+        self.delivery = Delivery(
+            CoreSettings(state_dir=Path(), **settings),
+            load=self.jobs.append,
+            reply=lambda session, header: self.sent.append((session.peer, decode(header))),
+            tables=lambda _beamtime: tables,
+            registry=self.registry,
+            tally=self.tally,
+        )
+        self.seq = 0
+        self.id_max = 0
+        self.number = 0
+
+    def session(self, key: bytes = b"a" * 16) -> Session:
+        return Session("bt", key, key[:1], 0.0)
+
+    def ask(self, session: Session, now_s: float = 0.0, **fields: Any) -> int:
+        self.number += 1
+        given: dict[str, Any] = {"source": "det", "stream": "s", "group": "g", "wait_s": 5.0} | fields
+        self.delivery.request(session, GetNext(self.number, **given), now_s)
+        return self.number
+
+    def answers(self) -> list[Any]:
+        found, self.sent = [event for _, event in self.sent], []
+        return found
+
+    def ids(self) -> list[int]:
+        """Ids of the one answer that was sent."""
+        (answer,) = self.answers()
+        assert type(answer) is Rows, answer
+        return [one[0] for one in answer.rows]
+
+    def job(self, kind: type[Any]) -> Any:
+        """Take the one job of a kind; looks may be asked for several times."""
+        found = [job for job in self.jobs if type(job) is kind]
+        self.jobs[:] = [job for job in self.jobs if type(job) is not kind]
+        assert found, f"no {kind.__name__} among {self.jobs}"
+        return found[0]
+
+    @property
+    def feed(self) -> Feed:
+        return self.delivery.streams["bt", "det", "s"].feed
+
+    def open(self, low: int = 1, head_seq: int = 0, head: StreamHead | None = None) -> None:
+        self.feed.no = 1
+        head = head or StreamHead(head_seq, 0, False, 0, "", low)
+        self.delivery.take(Opened(self.feed, low, head_seq, [], head), 0.0)
+
+    def add(self, *ids: int, watermark: int = 0, now_s: float = 0.0, last: int = 0, metas: Any = None) -> None:
+        rows = [row(one, self.seq + k, metas and metas[k - 1]) for k, one in enumerate(ids, 1)]
+        self.seq += len(ids)
+        self.id_max = max(self.id_max, *ids, 0) if ids else self.id_max
+        head = StreamHead(self.seq, self.id_max, last > 0, last, "next" if last else "", watermark or self.id_max + 1)
+        self.feed.given += 1
+        self.feed.loaded_seq = self.seq
+        self.delivery.take(Tail(self.feed, rows, head), now_s)
+
+    def ready(self, state: GroupState | None = None, now_s: float = 0.0) -> None:
+        self.delivery.take(GroupReady(self.job(OpenGroup), state=state), now_s)
+
+    def reading(self, session: Session, *ids: int) -> None:
+        """Open stream and group with these messages in the window, of which none was given yet."""
+        request = self.ask(session, wait_s=9.0)
+        self.open()
+        self.ready()
+        assert not self.answers()
+        self.delivery.end(session, 0.0)
+        assert request not in session.waiting
+        self.add(*ids)
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def test_a_worker_may_start_before_the_stream(world: World) -> None:
+    world.ask(world.session(), n=2)
+    assert world.job(Feed).ref == REF
+    assert not world.answers()
+    world.open()
+    world.ready()
+    assert not world.answers()
+    world.add(1, 2, 3)
+    assert world.ids() == [1, 2]
+
+
+def test_who_does_not_wait_is_told_after_one_look_that_the_stream_is_unknown(world: World) -> None:
+    world.ask(world.session(), wait_s=0.0)
+    assert not world.answers()
+    world.delivery.take(Looked(world.feed), 0.01)
+    (answer,) = world.answers()
+    assert answer.error["code"] == "unknown_stream"
+    assert not world.delivery.streams, "an unknown stream nobody waits for is forgotten"
+
+
+def test_who_waits_is_told_at_the_end_of_the_wait(world: World) -> None:
+    world.ask(world.session(), wait_s=2.0)
+    world.delivery.take(Looked(world.feed), 0.1)
+    assert world.delivery.turn(1.9) == 2.0
+    assert not world.answers()
+    world.delivery.turn(2.0)
+    (answer,) = world.answers()
+    assert answer.error["code"] == "unknown_stream"
+
+
+def test_nothing_yet_only_after_a_look(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.ask(one, n=5)
+    assert world.ids() == [1]
+    world.ask(one, wait_s=0.0)
+    assert not world.answers()
+    assert world.job(Feed) is world.feed
+    world.delivery.take(Looked(world.feed), 0.1)
+    assert world.answers()[0].error["code"] == "nothing_yet"
+
+
+def test_ordered_delivery_waits_at_a_hole_until_the_watermark_passes_it(world: World) -> None:
+    one = world.session()
+    world.reading(one)
+    world.ask(one, n=10)
+    world.add(1, 2, 4, watermark=2)
+    assert world.ids() == [1, 2]
+    world.ask(one, n=10)
+    assert not world.answers()
+    world.add(watermark=5)
+    assert world.ids() == [4]
+
+
+def test_the_end_of_a_stream_names_the_next(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.ask(one)
+    world.ids()
+    world.ask(one, done=[[1, 1]])
+    world.add(last=3)
+    (answer,) = world.answers()
+    assert (answer.error["code"], answer.error["fields"]["next_stream"]) == ("stream_finished", "next")
+
+
+def test_two_sessions_share_a_group(world: World) -> None:
+    one, two = world.session(), world.session(b"b" * 16)
+    world.reading(one)
+    world.ask(one, n=2)
+    world.ask(two, n=2)
+    world.add(1, 2, 3)
+    assert [(peer, [r[0] for r in event.rows]) for peer, event in world.sent] == [(b"a", [1, 2]), (b"b", [3])]
+
+
+def test_a_request_that_comes_again_gets_the_same_messages(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1, 2)
+    event = GetNext(77, "det", "s", "g", n=1)
+    world.delivery.request(one, event, 0.0)
+    world.delivery.request(one, event, 0.0)
+    first, second = world.answers()
+    assert first == second
+    assert world.tally.replies_repeated == 1
+    world.ask(one, n=5)
+    assert world.ids() == [2]
+
+
+def test_a_waiting_request_that_comes_again_is_answered_once_on_the_new_link(world: World) -> None:
+    one = world.session()
+    world.reading(one)
+    event = GetNext(77, "det", "s", "g", wait_s=5.0)
+    world.delivery.request(one, event, 0.0)
+    one.peer = b"new"
+    world.delivery.request(one, event, 0.1)
+    world.add(1)
+    assert [(peer, event.request) for peer, event in world.sent] == [(b"new", 77)]
+
+
+def test_a_dropped_session_gives_its_messages_to_the_next(world: World) -> None:
+    one, two = world.session(), world.session(b"b" * 16)
+    world.reading(one, 1, 2)
+    world.ask(one, n=2)
+    world.ids()
+    world.ask(two, n=2)
+    assert not world.answers()
+    world.delivery.end(one, 1.0)
+    (answer,) = world.answers()
+    assert [r[0] for r in answer.rows] == [1, 2]
+    assert answer.attempts == {1: 2, 2: 2}
+
+
+def test_a_lease_that_ran_out_is_lost_to_its_holder(world: World) -> None:
+    one, two = world.session(), world.session(b"b" * 16)
+    world.reading(one, 1)
+    world.ask(one, lease_s=1.0)
+    world.ids()
+    world.ask(two, now_s=0.1)
+    world.delivery.turn(0.9)
+    assert not world.answers()
+    world.delivery.turn(1.1)
+    assert world.ids() == [1]
+    world.ask(one, now_s=1.2, done=[[1, 1]], wait_s=0.0)
+    world.delivery.take(Looked(world.feed), 1.3)
+    (answer,) = world.answers()
+    assert (answer.error["code"], answer.lost) == ("nothing_yet", [1])
+
+
+def test_a_beat_renews_leases(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.ask(one, lease_s=1.0)
+    world.ids()
+    world.delivery.renew(one, 0.9)
+    world.delivery.turn(1.5)
+    assert world.tally.leases_expired == 0
+    world.delivery.turn(2.0)
+    assert world.tally.leases_expired == 1
+
+
+def test_nack_gives_a_message_out_again_after_its_delay(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1, 2)
+    world.ask(one, n=2)
+    world.ids()
+    world.delivery.request(one, Nack(500, "det", "s", "g", [2, 9], 1.0), 0.0)
+    assert world.answers() == [Done(500, {"lost": [9]})]
+    world.ask(one)
+    world.delivery.turn(0.5)
+    assert not world.answers()
+    world.delivery.turn(1.01)
+    assert world.ids() == [2]
+
+
+def test_acknowledged_messages_are_stored_as_done(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1, 2, 3)
+    world.ask(one, n=3)
+    world.ids()
+    world.delivery.request(one, Acknowledge(500, "det", "s", "g", [[1, 2]]), 0.0)
+    assert world.answers() == [Done(500, {"lost": []})]
+    (state,) = world.delivery.changes().values()
+    assert state.floor == 2
+    assert not world.delivery.has_changes
+
+
+def test_a_restored_group_goes_on_behind_its_floor(world: World) -> None:
+    state = GroupState(True, "", 2, ((4, 4),), (), (), (), 5, 0, 0)
+    world.ask(world.session(), n=9)
+    world.open()
+    world.add(1, 2, 3, 4, 5)
+    world.ready(state)
+    assert world.ids() == [3, 5]
+
+
+def test_an_ack_for_a_group_nobody_knows_is_lost(world: World) -> None:
+    one = world.session()
+    world.delivery.request(one, Acknowledge(9, "det", "s", "g", [[1, 5]]), 0.0)
+    world.open()
+    assert world.job(OpenGroup).new is None
+    world.delivery.take(GroupReady(OpenGroup(world.feed, "g", None)), 0.0)
+    assert [answer.error["code"] for answer in world.answers()] == ["lease_lost"]
+
+
+def test_order_and_filter_of_a_group_are_fixed(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.ask(one, ordered=False)
+    world.ask(one, where="x = 1")
+    assert [answer.error["code"] for answer in world.answers()] == ["group_mismatch"] * 2
+
+
+def test_a_wrong_filter_is_refused_and_the_right_one_of_another_is_not(world: World) -> None:
+    one, two = world.session(), world.session(b"b" * 16)
+    world.ask(one, where="x =")
+    world.ask(two, where="")
+    world.open()
+    world.delivery.take(GroupReady(world.job(OpenGroup), error=WrongInput("no")), 0.0)
+    assert [answer.error["code"] for answer in world.answers()] == ["wrong_input"]
+    world.ready()
+    world.add(1)
+    assert world.ids() == [1]
+
+
+def test_a_filtered_group_gets_what_passes(world: World) -> None:
+    world.ask(world.session(), where="hit = 1", n=9)
+    world.open()
+    matches = Filter(parse("hit = 1"))
+    world.delivery.take(GroupReady(world.job(OpenGroup), matches), 0.0)
+    world.add(1, 2, 3, metas=[{"hit": 1}, {"hit": 2}, {"hit": 1}])
+    assert world.ids() == [1, 3]
+
+
+def test_verdicts_prepared_by_the_loader_are_used_once() -> None:
+    judged = Filter(parse("hit = 1"))
+    rows = [row(1, 1, {"hit": 1}), row(2, 2, {"hit": 0})]
+    judged.prepare(rows)
+    assert [judged(one) for one in rows] == [True, False]
+    assert not judged._verdicts
+    assert [judged(one) for one in rows] == [True, False], "rows nobody prepared are judged when asked"
+
+
+@pytest.mark.parametrize("text", ["hit = 1 LIMIT 5", "ORDER BY hit", ""])
+def test_a_group_filter_is_a_condition_only(text: str) -> None:
+    with pytest.raises(WrongInput, match="condition only"):
+        Filter(parse(text))
+
+
+def test_a_group_far_behind_reads_the_index(world: World) -> None:
+    one = world.session()
+    world.ask(one, n=2)
+    world.open(low=100, head_seq=99, head=StreamHead(99, 99, False, 0, "", 100))
+    world.ready()
+    job = world.job(LoadRows)
+    assert job.need == NeedBacklog(True, 1, 100)
+    world.delivery.take(RowsLoaded(job, [row(k, k) for k in range(1, 50)], 50), 0.0)
+    assert world.ids() == [1, 2]
+    assert world.job(LoadRows).need == NeedBacklog(True, 50, 100), "the next rows are loaded ahead"
+
+
+def test_an_index_that_fails_is_told_to_who_waits(world: World) -> None:
+    one = world.session()
+    world.ask(one, n=2)
+    world.open(low=100, head_seq=99, head=StreamHead(99, 99, False, 0, "", 100))
+    world.ready()
+    world.delivery.take(RowsLoaded(world.job(LoadRows), error=IndexUnavailable("locked")), 0.0)
+    assert [answer.error["code"] for answer in world.answers()] == ["index_unavailable"]
+    world.ask(one)
+    assert world.job(LoadRows), "the next request tries again"
+
+
+def test_announcements_make_the_loader_look_for_those_who_wait(world: World) -> None:
+    one = world.session()
+    world.reading(one)
+    world.jobs.clear()
+    world.delivery.announce("bt", [["det", "s", 5], ["det", "other", 1]])
+    assert world.jobs == []
+    world.feed.looked_s = 0.0
+    world.feed.loaded_seq = 5
+    world.ask(one, now_s=0.01)
+    assert world.jobs == [], "somebody looked a moment ago"
+    world.delivery.announce("bt", [["det", "s", 6]])
+    assert world.jobs == [world.feed]
+
+
+@pytest.mark.parametrize("head", [["det", "s"], 5, [["det"], "s", 1]])
+def test_a_malformed_announcement_is_refused(world: World, head: Any) -> None:
+    with pytest.raises(WrongInput, match="expected"):
+        world.delivery.announce("bt", [head])
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        GetNext(1, "det", "s", "g", done=[[2, 1]]),
+        GetNext(1, "det", "s", "g", done=[[0, 1]]),
+        GetNext(1, "det", "s", "g", done=[5]),
+        GetNext(1, "det", "s", ""),
+        GetNext(1, "", "s", "g"),
+        Acknowledge(1, "det", "s", "g", [[1, 2, 3]]),
+        Acknowledge(1, "det", "s", "g", [["a", 2]]),
+        Nack(1, "det", "s", "g", ["a"]),
+        Nack(1, "det", "s" * 256, "g", [1]),
+    ],
+)
+def test_a_request_out_of_its_limits_is_refused(world: World, event: Any) -> None:
+    one = world.session()
+    refused: Callable[[], Any] = lambda: world.delivery.request(one, event, 0.0)  # noqa: E731
+    if event.group:
+        with pytest.raises(WrongInput):
+            refused()
+    else:
+        with pytest.raises(WrongInput, match="group name"):
+            refused()
+
+
+def test_a_session_may_wait_only_so_often() -> None:
+    world = World(max_waiting=2)
+    one = world.session()
+    world.ask(one)
+    world.ask(one)
+    with pytest.raises(QueueFull):
+        world.ask(one)
+
+
+def test_streams_in_memory_are_bounded() -> None:
+    world = World(max_streams=1)
+    one = world.session()
+    world.ask(one)
+    with pytest.raises(QueueFull):
+        world.ask(one, stream="other")
+
+
+def test_an_idle_stream_leaves_the_memory_when_nothing_is_outstanding(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.ask(one)
+    world.ids()
+    world.delivery.changes()
+    world.delivery.drop_idle(1e6)
+    assert world.delivery.streams, "a message is with a session"
+    world.delivery.request(one, Acknowledge(500, "det", "s", "g", [[1, 1]]), 0.0)
+    world.delivery.drop_idle(1e6)
+    assert world.delivery.streams, "the acknowledgement is not stored yet"
+    world.delivery.changes()
+    world.delivery.drop_idle(1e6)
+    assert not world.delivery.streams
+    assert world.delivery.numbers()["groups"] == 0
+
+
+def test_metadata_too_long_for_one_answer_is_given_in_several(world: World) -> None:
+    one = world.session()
+    world.reading(one)
+    world.add(*range(1, 41), metas=[{"x": "y" * 900_000}] * 40)
+    got: list[int] = []
+    while len(got) < 40:
+        world.ask(one, n=40)
+        part = world.ids()
+        assert part
+        got += part
+    assert got == list(range(1, 41))
+
+
+def test_answers_name_a_living_data_server(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1, 2)
+    world.ask(one)
+    world.registry.register(Register("r2", 1, [], "tcp://h:2", "b", {"tier": {}}), b"p", 0.0)
+    world.ask(one)
+    first, second = world.answers()
+    assert [answer.segments[1][4] for answer in (first, second)] == ["", "tcp://h:2"]
+
+
+def test_a_late_answer_of_the_loader_for_a_forgotten_stream_is_ignored(world: World) -> None:
+    world.ask(world.session(), wait_s=0.0)
+    feed = world.feed
+    world.delivery.take(Looked(feed), 0.0)
+    assert type(world.answers()[0]) is Failed
+    assert feed.closed
+    world.delivery.take(Tail(feed, [row(1, 1)], None), 0.0)
+    assert not world.delivery.streams

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Self
 
 from xxhash import xxh3_64_intdigest
 
-from asapo.errors import AsapoError, DuplicateId, PayloadChanged, StreamBusy, to_wire
+from asapo.errors import AsapoError, ConnectFailed, DuplicateId, PayloadChanged, StreamBusy, to_wire
 from asapo.models import Format, Origin
 from asapo.transport import Message, Server, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
@@ -78,11 +78,23 @@ class FakePeer:
     errors: list[list[Any]] = field(default_factory=list)
 
 
+def _listen(url: str, timeout_s: float = 10.0) -> Server:
+    """Bind; an address whose last server has just closed is free only when the transport's thread has let go of it."""
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        try:
+            return listen(url, max_part_bytes=MAX_UNIT_BYTES)
+        except ConnectFailed:
+            if time.monotonic() > deadline_s:
+                raise
+            time.sleep(0.005)
+
+
 class _Served:
     """A thread around a server: the common part of both fakes."""
 
     def __init__(self, url: str) -> None:
-        self._server: Server = listen(url, max_part_bytes=MAX_UNIT_BYTES)
+        self._server = _listen(url)
         self.address = self._server.address
         self._bell = Wakeup()
         self._stopping = False

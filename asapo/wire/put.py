@@ -117,7 +117,7 @@ class Put:
 
     def _check_sizes(self) -> None:
         sizes = self.sizes
-        if not all(type(size) is int for size in sizes) or min(sizes) < 0 or sum(sizes) > MAX_UNIT_BYTES:
+        if set(map(type, sizes)) != {int} or min(sizes) < 0 or sum(sizes) > MAX_UNIT_BYTES:
             raise WrongInput(f"payload sizes add up to more than {MAX_UNIT_BYTES} bytes, or one is no size")
         if self.format.dtype and self.format.codec == "raw":
             nbytes = prod(self.format.shape) * int(self.format.dtype[2:])
@@ -139,7 +139,7 @@ def put_to_map(put: Put) -> dict[str, Any]:
         "n": put.stream,
         "i": ids[0] if type(ids) is range else list(ids),
         "k": len(ids),
-        "z": first if len(sizes) == 1 or all(size == first for size in sizes) else list(sizes),
+        "z": first if sizes.count(first) == len(sizes) else list(sizes),
         "c": put.checksums,
         "m": list(put.metas),
         "t": put.acquired_ns,

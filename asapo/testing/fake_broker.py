@@ -6,10 +6,10 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from time import monotonic
+from time import monotonic, sleep
 from typing import Any, TypeVar
 
-from asapo.errors import AsapoError, Gap, NothingYet, StreamFinished, UnknownStream, to_wire
+from asapo.errors import AsapoError, ConnectFailed, Gap, NothingYet, StreamFinished, UnknownStream, to_wire
 from asapo.models import Row
 from asapo.transport import Server, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
@@ -92,6 +92,9 @@ class FakeBroker:
         self._heartbeat_s = heartbeat_s
         self._replies: dict[tuple[bytes, int], bytes] = {}
         self._sessions: dict[bytes, bytes] = {}
+        self._lose: set[type[Event]] = set()
+        self._hold: set[type[Event]] = set()
+        self._held: list[tuple[bytes, bytes]] = []
         self._waiting: deque[tuple[bytes, GetNext, float]] = deque()
         self._bell = Wakeup()
         self._stop = False
@@ -132,6 +135,18 @@ class FakeBroker:
             self._bell.ring()
             assert self.lock.wait_for(lambda: not self._restart, 10.0), "the fake broker did not come back"
 
+    def lose_answer(self, kind: type[Event]) -> None:
+        """Cut all links instead of sending the next answer to this kind of request; the reply is kept."""
+        self.change(lambda: self._lose.add(kind))
+
+    def hold_answers(self, kind: type[Event]) -> None:
+        """Answer this kind of request only when `release_answers` is called."""
+        self.change(lambda: self._hold.add(kind))
+
+    def release_answers(self) -> None:
+        """Send what was held, and hold nothing more."""
+        self.change(self._hold.clear)
+
     def close(self) -> None:
         """Stop serving."""
         with self.lock:
@@ -159,10 +174,21 @@ class FakeBroker:
                     self.lock.notify_all()
             self._server.close()
             if self._restart:
-                self._server = listen(self.url, max_part_bytes=MAX_HEADER_BYTES)
+                self._server = self._listen_again()
                 with self.lock:
                     self._restart = False
                     self.lock.notify_all()
+
+    def _listen_again(self, give_up_s: float = 5.0) -> Server:
+        """Bind the same address as soon as ZeroMQ's own thread has let go of it."""
+        deadline_s = monotonic() + give_up_s
+        while True:
+            try:
+                return listen(self.url, max_part_bytes=MAX_HEADER_BYTES)
+            except ConnectFailed:
+                if monotonic() > deadline_s:
+                    raise
+                sleep(0.005)
 
     def _serving(self) -> bool:
         return not (self._stop or self._restart)
@@ -173,6 +199,9 @@ class FakeBroker:
     def _work(self) -> None:
         while (message := self._server.receive()) is not None:
             self._hear(message.peer, decode(message.header, len(message.payload)))
+        while self._held and not self._hold:
+            session, reply = self._held.pop(0)
+            self._server.send(self._sessions[session], reply)
         for _ in range(len(self._waiting)):
             session, request, until_s = self._waiting.popleft()
             self._answer(session, request, until_s)
@@ -204,6 +233,15 @@ class FakeBroker:
         if answer is not None:
             reply = encode(answer)
             self._replies[session, event.request] = reply
+            self._send(session, type(event), reply)
+
+    def _send(self, session: bytes, kind: type[Event], reply: bytes) -> None:
+        if kind in self._lose:
+            self._lose.discard(kind)
+            self._restart = True
+        elif kind in self._hold:
+            self._held.append((session, reply))
+        else:
             self._server.send(self._sessions[session], reply)
 
     def _serve(self, event: Any) -> Event:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 import weakref
 from collections.abc import AsyncGenerator, Callable, Sequence
 from types import TracebackType
-from typing import Any, NamedTuple, Self, TypeVar, overload
+from typing import Any, Final, NamedTuple, Self, TypeVar, overload
 
 from asapo.wire.events import Event
 from asapo.wire.limits import LEASE_S
@@ -21,6 +22,7 @@ from asapo_work.session import Call
 from asapo_work.stream import AckMode, Await, Follow, Give, StreamReader, StreamSettings
 
 T = TypeVar("T")
+GRACE_STEP_S: Final = 0.1
 
 
 class _Ended(NamedTuple):
@@ -301,12 +303,12 @@ class AsyncConsumer:
         channel.notify(call, ring)
         deadline_s = time.monotonic() + timeout_s
         try:
-            while not call.done and (left_s := channel.patience(deadline_s)) > 0:
-                try:
-                    async with asyncio.timeout(left_s):
+            while not call.done and (patience_s := channel.patience(deadline_s)) > 0:
+                # Past the deadline only a server that answers is waited for: look whether it still is one.
+                pause_s = min(patience_s, max(deadline_s - time.monotonic(), GRACE_STEP_S))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(pause_s):
                         await came.wait()
-                except TimeoutError:
-                    continue  # a server that greeted us meanwhile has some grace
         except BaseException:
             channel.abandon(call)
             raise

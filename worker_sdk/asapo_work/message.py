@@ -222,7 +222,7 @@ def messages_of(beamtime: str, source: str, stream: str, rows: Rows, payloads: P
         If a row has fewer columns than every version sends.
     """
     columns = rows.rows
-    if not all(type(row) in (list, tuple) and len(row) >= N_COLUMNS for row in columns):
+    if not all(isinstance(row, (list, tuple)) and len(row) >= N_COLUMNS for row in columns):
         raise RemoteProtocolError(f"the broker sent a row that is not {N_COLUMNS} columns")
     batch = Batch(beamtime, source, stream, rows, payloads)
     messages = [Message(row, batch) for row in columns]

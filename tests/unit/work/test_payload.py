@@ -1,0 +1,126 @@
+"""Where payload bytes come from: mapped on the receiver's host, else fetched; and what is said when neither works."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from xxhash import xxh3_64_intdigest
+
+from asapo.errors import ChecksumMismatch, DamagedFile, RemoteProtocolError, StorageError, WrongInput
+from asapo.hostinfo import boot_id
+from asapo.storage.tier import Tier, read_tier_uuid
+from asapo.testing.fake_broker import row
+from asapo.wire.events import Hello, Rows
+from asapo_work.message import messages_of
+from asapo_work.payload import MessagePayloads
+
+FRAME = np.arange(32, dtype="<u2").reshape(4, 8)
+HELLO = Hello("consumer", b"s" * 16, "bt")
+
+
+@pytest.fixture
+def payloads() -> Any:
+    made = []
+
+    def make(access: Any = "auto", *, verify: Any = False) -> Any:
+        made.append(MessagePayloads(HELLO, access=access, verify=verify, timeout_s=1.0))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.fixture
+def segment(tmp_path: Any) -> Any:
+    """A segment on a tier of this host that holds FRAME at byte 64; its entry in a table of segments."""
+    Tier.open(tmp_path)
+    path = tmp_path / "bt" / "det" / "run" / "r1-1-000001.seg"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(bytes(64) + FRAME.tobytes())
+    return [str(path), "r1", boot_id(), read_tier_uuid(tmp_path), ""]
+
+
+def signed(digest: int) -> int:
+    return digest - 2**64 if digest >= 2**63 else digest
+
+
+def message_in(segment: Any, payloads: Any, /, **columns: Any) -> Any:
+    checksum = signed(xxh3_64_intdigest(FRAME.tobytes()))
+    one = row(1, **{"offset": 64, "size": FRAME.nbytes, "checksum": checksum, **columns})
+    answer = Rows(1, [one], {} if segment is None else {one.segment: segment}, {1: ["<u2", [4, 8], "raw"]})
+    return messages_of("bt", "det", "run", answer, payloads)[0]
+
+
+@pytest.mark.needs_linux
+def test_an_array_on_this_host_is_a_read_only_view_of_the_file(segment: Any, payloads: Any) -> None:
+    message = message_in(segment, payloads("map"), format=1)
+    assert np.array_equal(message.data, FRAME)
+    assert message.data.dtype == FRAME.dtype
+    assert not message.data.flags.writeable
+    assert message.raw.readonly
+    assert np.shares_memory(message.data, np.frombuffer(message.raw, np.uint8))
+
+
+@pytest.mark.needs_linux
+def test_plain_bytes_are_a_memoryview(segment: Any, payloads: Any) -> None:
+    message = message_in(segment, payloads("map"))
+    assert message.data == FRAME.tobytes()
+    assert message.data is message.raw
+
+
+def test_an_empty_payload_needs_no_file(payloads: Any) -> None:
+    assert message_in(None, payloads(), size=0).data == b""
+
+
+@pytest.mark.needs_linux
+def test_verify_accepts_what_was_sent_and_refuses_what_was_changed(segment: Any, payloads: Any) -> None:
+    reader = payloads("map", verify=True)
+    assert message_in(segment, reader).raw == FRAME.tobytes()
+    with pytest.raises(ChecksumMismatch, match="message 1"):
+        _ = message_in(segment, reader, checksum=5).raw
+
+
+@pytest.mark.needs_linux
+def test_views_outlive_the_consumer(segment: Any, payloads: Any) -> None:
+    reader = payloads("map")
+    data = message_in(segment, reader, format=1).data
+    reader.close()
+    assert data.sum() == FRAME.sum()
+
+
+@pytest.mark.needs_linux
+def test_a_file_that_ends_too_early_is_damaged(segment: Any, payloads: Any) -> None:
+    with pytest.raises(DamagedFile) as caught:
+        _ = message_in(segment, payloads("map"), size=4096).raw
+    assert caught.value.path == segment[0]
+
+
+@pytest.mark.needs_linux
+def test_a_file_that_is_gone_is_named_with_the_next_step(segment: Any, payloads: Any, tmp_path: Path) -> None:
+    (tmp_path / "bt" / "det" / "run" / "r1-1-000001.seg").unlink()
+    with pytest.raises(StorageError, match=r"r1-1-000001\.seg.*check that"):
+        _ = message_in(segment, payloads()).raw
+
+
+def test_map_only_refuses_what_lies_on_another_host(segment: Any, payloads: Any) -> None:
+    segment[2] = "another boot"
+    with pytest.raises(StorageError, match="cannot be mapped"):
+        _ = message_in(segment, payloads("map")).raw
+
+
+def test_bytes_in_a_receivers_memory_need_that_receiver(payloads: Any) -> None:
+    with pytest.raises(StorageError, match="memory of a receiver"):
+        _ = message_in(None, payloads(), segment=0).raw
+
+
+@pytest.mark.parametrize("entry", [["path"], 5])
+def test_a_table_of_segments_that_is_none_is_the_brokers_fault(entry: Any, payloads: Any) -> None:
+    with pytest.raises(RemoteProtocolError):
+        _ = message_in(entry, payloads()).raw
+
+
+def test_an_unknown_way_is_refused() -> None:
+    with pytest.raises(WrongInput, match="access"):
+        MessagePayloads(HELLO, access="guess", verify=False, timeout_s=1.0)  # type: ignore[arg-type]

@@ -202,6 +202,8 @@ class FakeReceiver(_Served):
         self.refuse: Refusal = lambda stream, message_id: None
         self.busy = False
         """Answer StreamBusy to whoever wants to number a stream."""
+        self.farewell: AsapoError | None = None
+        """Say Goodbye with this directly after the next ack."""
         self.put_sizes: list[int] = []
         """Messages in each unit as it came."""
         self.most_in_flight = (0, 0)
@@ -291,6 +293,9 @@ class FakeReceiver(_Served):
         upto = peer.in_flight[-1][0].unit
         self._say(identity, Ack(upto, peer.errors))
         peer.in_flight, peer.errors = [], []
+        if self.farewell is not None:
+            self._say(identity, Goodbye(to_wire(self.farewell)))
+            self.farewell = None
 
     def _answer(self, identity: bytes, peer: FakePeer, event: Event | Put) -> None:
         archive = self.archive

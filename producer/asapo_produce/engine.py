@@ -14,7 +14,7 @@ from asapo.transport import Waiter, Wakeup
 from asapo.wire.events import Event, Hello
 from asapo_produce.discovery import Discovery
 from asapo_produce.link_session import is_fatal
-from asapo_produce.receivers import ReceiverLink, Request, failed_with
+from asapo_produce.receivers import Heard, ReceiverLink, Request, failed_with
 from asapo_produce.send_queue import SendQueue
 from asapo_produce.units import Unit
 
@@ -151,11 +151,12 @@ class Engine:
                 del self._receivers[receiver_id]
 
     def _listen(self, receiver: ReceiverLink, now_s: float) -> None:
+        heard = Heard()
+        lost: AsapoError | None = None
         try:
-            heard = receiver.listen(now_s)
+            receiver.listen(now_s, heard)
         except AsapoError as exc:
-            self._lose(receiver, exc, now_s)
-            return
+            lost = exc
         for unit, errors in heard.outcomes:
             self._outcome(unit, errors, now_s)
         for request, answer in heard.answers:
@@ -165,6 +166,8 @@ class Engine:
                 self._asked.append(request)
             else:
                 request.finish({} if error else answer.result, error)  # type: ignore[union-attr]
+        if lost is not None:
+            self._lose(receiver, lost, now_s)
 
     def _lose(self, receiver: ReceiverLink, error: AsapoError, now_s: float) -> None:
         units, requests = receiver.lose(self._waiter, now_s)

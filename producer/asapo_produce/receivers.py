@@ -115,18 +115,17 @@ class ReceiverLink:
         self.session.say(event)
         return True
 
-    def listen(self, now_s: float) -> Heard:
-        """Take everything that is there.
+    def listen(self, now_s: float, heard: Heard) -> None:
+        """Add everything that is there to `heard`.
 
         Raises
         ------
         AsapoError
-            The link is of no further use; call `lose`.
+            The link is of no further use; call `lose`. What was heard before counts all the same.
         """
-        heard = Heard()
         link, session = self._link, self.session
         if link is None or session is None:
-            return heard
+            return
         while (message := link.receive()) is not None:
             event = decode(message.header, len(message.payload))
             heard.outcomes += session.receive(event, now_s)
@@ -138,7 +137,6 @@ class ReceiverLink:
                 self._pause_s, self._attempts = FIRST_PAUSE_S, 0
         if now_s - session.heard_s > session.timeout_s:
             raise LinkLost(f"receiver {self.receiver_id} is silent for {session.timeout_s} s", address=link.address)
-        return heard
 
     def transmit(self, unit: Unit, closed_below: int) -> bool:
         """Send a unit; False when the transport has no room now. Raises WrongInput when the unit cannot exist."""

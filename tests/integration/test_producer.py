@@ -246,6 +246,15 @@ def test_what_was_not_acknowledged_is_resent_to_the_next_receiver() -> None:
             producer.close()
 
 
+def test_an_ack_directly_before_the_end_of_a_link_counts(receiver: FakeReceiver, producer: Producer) -> None:
+    receiver.farewell = LinkLost("the receiver stops")
+    assert producer.send(b"x", id=1).result(WAIT_S) == 1
+    producer.send(b"y", id=2).result(WAIT_S)
+    assert receiver.count(Hello) == 2
+    assert receiver.count(Put) == 2
+    assert producer.stats.resent == 0
+
+
 def test_a_silent_receiver_is_left_for_one_that_answers() -> None:
     archive = Archive()
     with (

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
@@ -89,7 +90,7 @@ class Replay:
                 self._take(item)
                 if on_progress is not None:
                     on_progress(self._ledger.sent, self._ledger.nbytes)
-        chain = [StreamEnd(name, after) for name, after in zip(own, [*own[1:], ""], strict=True)]
+        chain = [StreamEnd(name, after) for name, after in itertools.zip_longest(own, own[1:], fillvalue="")]
         return [*chain, *ends]
 
     def _take(self, item: Item) -> None:

@@ -271,7 +271,9 @@ def _assembled(
     if len(sources) == 1:
         stacked = first.frames
     elif same:
-        stacked = np.stack([parts[number].frames for number in range(len(sources))], axis=1)
+        # Without dtype NumPy would change big-endian frames to the machine's byte order.
+        modules = [parts[number].frames for number in range(len(sources))]
+        stacked = np.stack(modules, axis=1, dtype=first.frames.dtype)
     else:
         stacked = _aligned(parts, len(sources), pulses)
     cells = _cells(parts, pulses, same=same)

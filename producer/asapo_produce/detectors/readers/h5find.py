@@ -77,7 +77,7 @@ def _signal_groups(file: Any) -> Iterator[Any]:
         group = child
     if group is not file:
         yield group
-    for entry in file.values() if _readable(file) else ():
+    for entry in _children(file):
         if not _is_group(entry):
             continue
         for child in _children(entry):
@@ -93,7 +93,10 @@ def _of_group(group: Any) -> list[Any]:
         parts = _numbered(group, stem)
         if parts:
             return parts
-    chosen = _get(group, signal or "data")
+    name = signal or "data"
+    chosen = _get(group, name)
+    if chosen is None and name in list(group):
+        raise _broken(group, [name])
     if chosen is None and not signal:
         marked = [each for each in _children(group) if not _is_group(each) and _text(each.attrs.get("signal")) == "1"]
         chosen = marked[0] if marked else None
@@ -106,16 +109,21 @@ def _numbered(group: Any, stem: str) -> list[Any]:
     pattern = re.compile(rf"{re.escape(stem)}_(\d+)\Z")
     names = sorted((int(found[1]), name) for name in group if (found := pattern.match(name)))
     parts = [_get(group, name) for _, name in names]
-    if any(part is None for part in parts):
-        missing = [name for (_, name), part in zip(names, parts, strict=True) if part is None]
-        links = [group.get(name, getlink=True) for name in missing]
-        targets = sorted({str(getattr(link, "filename", link)) for link in links})
-        raise WrongInput(
-            f"{group.file.filename}: {group.name} links to what is not there: {', '.join(targets[:5])}; "
-            "put the linked files beside it",
-            path=group.file.filename,
-        )
+    missing = [name for (_, name), part in zip(names, parts, strict=True) if part is None]
+    if missing:
+        raise _broken(group, missing)
     return [part for part in parts if not _is_group(part) and _is_numeric(part) and part.ndim >= 2]
+
+
+def _broken(group: Any, names: list[str]) -> WrongInput:
+    """Return the error for links to what is not there."""
+    links = [group.get(name, getlink=True) for name in names]
+    targets = sorted({str(getattr(link, "filename", "") or getattr(link, "path", link)) for link in links})
+    return WrongInput(
+        f"{group.file.filename}: {group.name} links to what is not there: {', '.join(targets[:5])}; "
+        "put the linked files beside it",
+        path=group.file.filename,
+    )
 
 
 def check_virtual(dataset: Any) -> None:
@@ -175,10 +183,6 @@ def _get(group: Any, name: str) -> Any:
 
 def _children(group: Any) -> list[Any]:
     return [child for name in group if (child := _get(group, name)) is not None]
-
-
-def _readable(file: Any) -> bool:
-    return all(_get(file, name) is not None for name in file)
 
 
 def _is_group(thing: Any) -> bool:

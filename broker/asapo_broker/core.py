@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from asapo.errors import AsapoError, ConfigError, ProtocolError, RemoteProtocolError, StorageError, WrongInput, to_wire
+from asapo.errors import AsapoError, ConfigError, RemoteProtocolError, StorageError, WrongInput, to_wire
 from asapo.transport import Message, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import (
@@ -52,6 +52,8 @@ from asapo_broker.tally import PREFIX, Tally
 
 log = logging.getLogger(__name__)
 
+GROUP_REQUESTS: Final = frozenset({GetNext, Acknowledge, Nack})
+POOL_REQUESTS: Final = frozenset({GetLast, GetById, Query, Describe, ListStreams})
 BURST: Final = 64
 """Messages taken from the socket before the loader and the clock get their turn."""
 CLOCK_S: Final = 0.5
@@ -254,7 +256,12 @@ class Core:
     def _dispatch(self, peer: Peer, event: Event | Put, now_s: float) -> None:
         kind = type(event)
         self.tally.requests += 1
-        if kind is Beat:
+        if kind in GROUP_REQUESTS and peer.session is not None:
+            try:
+                self._delivery.request(peer.session, event, now_s)  # type: ignore[arg-type]
+            except AsapoError as exc:
+                self._fail(peer, event, exc)
+        elif kind is Beat:
             if peer.session is not None:
                 self._delivery.renew(peer.session, now_s)
             self._server.send(peer.identity, self._beat)
@@ -285,15 +292,14 @@ class Core:
                 self._answer(peer, Done(event.request, self.statistics()))
             elif peer.session is None:
                 raise WrongInput("this request needs a beamtime; name it in Hello")
-            elif isinstance(event, GetNext | Acknowledge | Nack):
-                self._delivery.request(peer.session, event, now_s)
-            elif isinstance(event, GetLast | GetById | Query | Describe | ListStreams):
+            elif type(event) in POOL_REQUESTS:
                 self._pool.submit(peer.session, event)
-        except ProtocolError:
-            raise
         except AsapoError as exc:
-            self.tally.failed_requests += 1
-            self._answer(peer, Failed(event.request, to_wire(exc)))
+            self._fail(peer, event, exc)
+
+    def _fail(self, peer: Peer, event: Any, error: AsapoError) -> None:
+        self.tally.failed_requests += 1
+        self._answer(peer, Failed(event.request, to_wire(error)))
 
     def _answer(self, peer: Peer, event: Event) -> None:
         if not self._server.send(peer.identity, encode(event)):

@@ -23,6 +23,8 @@ class Registry:
     def __init__(self, timeout_s: float) -> None:
         self._timeout_s = timeout_s
         self._receivers: dict[str, Receiver] = {}
+        self.version = 0
+        """Grows whenever `data_address` may answer otherwise than before."""
         self._data: dict[str, str] = {}
         """Receiver id, and tier uuid, to a data server's address."""
 
@@ -56,6 +58,7 @@ class Registry:
                 data[f"r:{info.receiver_id}"] = info.data_address
                 data.update(dict.fromkeys([f"t:{uuid}" for uuid in info.tiers], info.data_address))
         self._data = data
+        self.version += 1
 
     def data_address(self, receiver_id: str, tier_uuid: str) -> str:
         """Return who reads a segment for others: its receiver, else one that has the tier; "" when none is alive."""

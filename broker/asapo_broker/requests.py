@@ -175,7 +175,7 @@ class RequestPool:
     def _rows(self, index: MetadataIndex, beamtime: str, request: int, rows: Any, **extra: Any) -> Rows:
         tables = self._indexes.tables(beamtime)
         tables.learn(index, rows)
-        return tables.answer(request, rows, self._registry.data_address, **extra)
+        return tables.answer(request, rows, self._registry, **extra)
 
 
 def info_map(info: StreamInfo) -> dict[str, Any]:

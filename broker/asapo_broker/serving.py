@@ -162,7 +162,7 @@ class Serving:
                 tables.answer(
                     request,
                     rows,
-                    self._registry.data_address,
+                    self._registry,
                     attempts=granted.attempts,
                     late=granted.late,
                     lost=waiting.lost,

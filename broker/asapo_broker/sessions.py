@@ -33,13 +33,15 @@ class Session:
     readers: set[Any] = field(default_factory=set)
     """Groups that have given messages to this session."""
     replies: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
+    kept_bytes: int = 0
 
     def keep(self, request: int, reply: bytes) -> None:
         """Remember a reply that gave messages, so that the same request never takes others."""
         replies = self.replies
         replies[request] = reply
-        while len(replies) > KEPT_REPLIES or (len(replies) > 1 and sum(map(len, replies.values())) > KEPT_BYTES):
-            replies.popitem(last=False)
+        self.kept_bytes += len(reply)
+        while len(replies) > KEPT_REPLIES or (len(replies) > 1 and self.kept_bytes > KEPT_BYTES):
+            self.kept_bytes -= len(replies.popitem(last=False)[1])
 
 
 @dataclass(slots=True, eq=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -10,6 +10,7 @@ from asapo.delivery.rows import RowTuple
 from asapo.index.interface import MetadataIndex
 from asapo.models import Row, SegmentInfo
 from asapo.wire.events import Rows
+from asapo_broker.registry import Registry
 
 _segment: Final = itemgetter(Row._fields.index("segment"))
 _format: Final = itemgetter(Row._fields.index("format"))
@@ -23,6 +24,8 @@ class Tables:
         self._segments: dict[int, SegmentInfo] = {}
         self._formats: dict[int, list[Any]] = {}
         self._origins: dict[int, list[str]] = {}
+        self._said: tuple[int, dict[int, list[str]]] = (-1, {})
+        """Segments as they are told, for one version of the registry, and replaced with it."""
 
     def learn(self, index: MetadataIndex, rows: Sequence[RowTuple]) -> None:
         """Fetch what these rows refer to and is not known yet."""
@@ -35,19 +38,27 @@ class Tables:
             for no, ref in index.stream_refs(missing).items():
                 self._origins[no] = [ref.source, ref.stream]
 
-    def answer(
-        self, request: int, rows: Sequence[RowTuple], data_address: Callable[[str, str], str], **extra: Any
-    ) -> Rows:
+    def answer(self, request: int, rows: Sequence[RowTuple], registry: Registry, **extra: Any) -> Rows:
         """Return the event that carries these rows with the tables that their numbers refer to."""
+        if self._said[0] != registry.version:
+            self._said = (registry.version, {})
+        said = self._said[1]
         segments = {}
         for no in set(map(_segment, rows)):
-            info = self._segments.get(no)
-            if info is not None:
-                address = data_address(info.receiver_id, info.tier_uuid)
-                segments[no] = [info.path, info.receiver_id, info.boot_id, info.tier_uuid, address]
+            told = said.get(no) or self._tell(no, registry, said)
+            if told:
+                segments[no] = told
         formats = {no: self._formats[no] for no in set(map(_format, rows)) if no in self._formats}
         origins = {no: self._origins[no] for no in set(map(_origin, rows)) if no in self._origins}
         return Rows(request, rows, segments, formats, origins, **extra)  # type: ignore[arg-type]
+
+    def _tell(self, no: int, registry: Registry, said: dict[int, list[str]]) -> list[str] | None:
+        info = self._segments.get(no)
+        if info is None:
+            return None
+        address = registry.data_address(info.receiver_id, info.tier_uuid)
+        told = said[no] = [info.path, info.receiver_id, info.boot_id, info.tier_uuid, address]
+        return told
 
 
 def _unknown(numbers: Iterable[int], known: dict[int, Any]) -> list[int]:

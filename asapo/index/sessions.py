@@ -96,8 +96,11 @@ def heads(connection: sqlite3.Connection, nos: Sequence[int], now_s: float, time
         some = nos[start : start + MAX_NUMBERS]
         rows += connection.execute(_heads_text(len(some)), (now_s - timeout_s, *some)).fetchall()
     return {
-        # id_max + 1 is computed here because SQLite would make 2**63 a double.
-        no: StreamHead(head, id_max, finished == 1, last_id, next_stream, id_max + 1 if mark is None else mark)
+        # The sum is made here because SQLite would make 2**63 a double. Nobody sends any more: all up to the end is
+        # settled, also when the last id that was declared has no message.
+        no: StreamHead(
+            head, id_max, finished == 1, last_id, next_stream, max(id_max, last_id) + 1 if mark is None else mark
+        )
         for no, head, id_max, finished, last_id, next_stream, mark in rows
     }
 

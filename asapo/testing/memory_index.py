@@ -313,7 +313,7 @@ class MemoryIndex:
 
     def _watermark(self, stream: MemoryStream) -> int:
         marks = [session.closed_below for session in stream.sessions.values() if self._is_open(session)]
-        return min(marks, default=stream.id_max + 1)
+        return min(marks, default=max(stream.id_max, stream.last_id) + 1)
 
     def watermark(self, stream_no: int) -> int:
         """Return the id under which everything is visible or will never come; 0 for an unknown number."""

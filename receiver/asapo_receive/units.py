@@ -108,8 +108,8 @@ def _all_objects(metas: Any) -> bool:
     """Whether all texts together decode to as many JSON objects: one C call for a whole unit."""
     if len(metas) == 1:
         return metas[0] == "{}" or meta_error(metas[0]) is None
-    if any(not (text.startswith("{") and text.endswith("}")) for text in metas):
-        return False
+    if any(not (text.startswith("{") and text.endswith("}")) or "\\u0000" in text for text in metas):
+        return False  # looked at one by one
     try:
         values = _decoder.decode(f"[{','.join(metas)}]")
     except (ValueError, RecursionError):
@@ -125,7 +125,17 @@ def meta_error(text: str) -> WrongInput | None:
         return WrongInput(f"metadata {text[:60]!r}: expected one JSON object as text ({exc})")
     if type(value) is not dict:
         return WrongInput(f"metadata {text[:60]!r}: expected a JSON object, found {type(value).__name__}")
+    if "\\u0000" in text and _holds_nul(value):
+        return WrongInput(f"metadata {text[:60]!r}: expected no NUL character in texts; databases cut or refuse them")
     return None
+
+
+def _holds_nul(value: Any) -> bool:
+    if type(value) is dict:
+        return any(_holds_nul(item) for pair in value.items() for item in pair)
+    if type(value) is list:
+        return any(map(_holds_nul, value))
+    return type(value) is str and "\0" in value
 
 
 def record_of(unit: Unit, segment: int, receiver_id: str) -> UnitRecord:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import threading
 import weakref
+from math import prod
 from typing import Any
 
 
@@ -37,6 +38,10 @@ class BufferPool:
         owner = (ctypes.c_ubyte * nbytes).from_buffer(memory)
         weakref.finalize(owner, self._put_back, memory, nbytes).atexit = False
         return memoryview(owner).cast("B")
+
+    def take_array(self, shape: tuple[int, ...], dtype: str) -> Any:
+        """Return a writable array; its contents are undefined."""
+        return as_array(self.take(prod(shape) * int(dtype[2:])), shape, dtype)
 
     def _put_back(self, memory: bytearray, nbytes: int) -> None:
         # May run inside `take` of the same thread (garbage collection): then the lock is taken, and the memory goes.

@@ -15,6 +15,8 @@ from asapo_produce.send_queue import SendQueue
 
 EXIT_FLUSH_S: Final = 5.0
 """How long the end of the interpreter waits for producers that were not closed, all together."""
+CLOSE_AFTER_ERROR_S: Final = 1.0
+"""How long the context manager waits for acknowledgements when its block raised."""
 RUNNING: Final[WeakKeyDictionary[Engine, tuple[int, SendQueue]]] = WeakKeyDictionary()
 """Engine to the process that made it, and its queue; an engine that has ended goes by itself."""
 

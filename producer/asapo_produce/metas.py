@@ -9,6 +9,8 @@ from typing import Any, Final
 from asapo.errors import WrongInput
 from asapo.wire.limits import MAX_META_BYTES
 
+Meta = Mapping[str, Any] | str | None
+"""Metadata of a message: an object, its JSON text, or nothing."""
 NO_META: Final = "{}"
 
 
@@ -40,7 +42,7 @@ def _encoder() -> Callable[[Any], str]:
 _encode: Final = _encoder()
 
 
-def meta_text(meta: Mapping[str, Any] | str | None) -> str:
+def meta_text(meta: Meta) -> str:
     """Return metadata as JSON text; text is taken as it is and checked in full by the receiver.
 
     Raises
@@ -79,7 +81,7 @@ def _check_bytes(text: str) -> None:
         )
 
 
-def meta_texts(metas: Sequence[Mapping[str, Any] | str | None] | None, n: int) -> list[str]:
+def meta_texts(metas: Sequence[Meta] | None, n: int) -> list[str]:
     """Return the metadata of the `n` messages of a batch."""
     if metas is None:
         return [NO_META] * n

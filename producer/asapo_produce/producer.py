@@ -2,39 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Any, Self
 
 from xxhash import xxh3_64_intdigest
 
 from asapo import hostinfo
-from asapo.errors import AsapoError, LocalProtocolError, StreamFinished, WrongInput
+from asapo.errors import AsapoError, LocalProtocolError, WrongInput
 from asapo.models import check_id, check_name
 from asapo.wire.events import FinishStream, Hello, OpenStream, SetMeta
 from asapo.wire.limits import MIB
 from asapo.wire.put import LEVELS
 from asapo_produce.arguments import one_each, origin_of, time_of, times_of, whole_number
 from asapo_produce.batches import check_ids, chunks, frames_of
-from asapo_produce.buffers import BufferPool, as_array
+from asapo_produce.buffers import BufferPool
 from asapo_produce.callbacks import CallbackThread
 from asapo_produce.discovery import TRANSPORTS, Asking, Discovery, Fixed
 from asapo_produce.engine import Engine
 from asapo_produce.handles import BatchHandle, ProducerStats, SendHandle
-from asapo_produce.lifetime import RUNNING, end, left_s
-from asapo_produce.metas import meta_text, meta_texts
+from asapo_produce.lifetime import CLOSE_AFTER_ERROR_S, RUNNING, end, left_s
+from asapo_produce.metas import Meta, meta_text, meta_texts
 from asapo_produce.payloads import dtype_name, take
 from asapo_produce.send_queue import SendQueue
 from asapo_produce.streams import StreamBook
 from asapo_produce.units import Block, Lane, Single
-
-CLOSE_AFTER_ERROR_S: Final = 1.0
-"""How long the context manager waits for acknowledgements when its block raised."""
-Meta = Mapping[str, Any] | str | None
 
 
 class Producer:
@@ -70,11 +67,6 @@ class Producer:
     Notes
     -----
     Thread-safe. Belongs to the process that made it: make a new one after a fork.
-
-    >>> with Producer("asapo://127.0.0.1:8400", beamtime="bt1", source="det") as producer:  # doctest: +SKIP
-    ...     handle = producer.send(b"frame", id=1, meta={"energy_ev": 9000})
-    ...     handle.result()
-    1
     """
 
     def __init__(
@@ -160,7 +152,7 @@ class Producer:
         substream, dataset_size : int
             Which part, from 1, of a dataset of how many; 0 for a message that is no part.
         codec, shape, dtype
-            Format of bytes that are given compressed, or without NumPy.
+            Format of bytes that are compressed, or given without NumPy.
         acquired_ns : int, unit ns since the Unix epoch, optional
             Acquisition time; now when left out.
         origin : Origin or message, optional
@@ -274,9 +266,7 @@ class Producer:
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
-            raise LocalProtocolError(
-                f"this Producer belongs to process {self._pid}; make a new Producer in the forked process"
-            )
+            raise LocalProtocolError(f"Producer of process {self._pid}: make a new Producer in the forked process")
         if self._closed:
             raise LocalProtocolError("this Producer is closed; make a new one")
 
@@ -287,14 +277,11 @@ class Producer:
             found = self._engine.ask(
                 lambda number: OpenStream(number, book.stream, book.substream, numbering=True), self._request_timeout_s
             )
-            finished = bool(found.get("finished", False))
-            self._queue.learn(book, found.get("id_max", 0), numbering=True, finished=finished)
-        if finished:
-            raise StreamFinished(
-                f"stream {book.stream!r} is finished; send to another stream",
-                id_max=found.get("last_id", 0),
+            # Is it finished, then the queue refuses the message.
+            self._queue.learn(
+                book, found.get("id_max", 0), numbering=True, finished=bool(found.get("finished")),
                 next_stream=found.get("next_stream", ""),
-            )
+            )  # fmt: skip
 
     def get_buffer(self, nbytes: int | None = None, *, shape: tuple[int, ...] | None = None, dtype: Any = "|u1") -> Any:
         """Return a buffer to fill and send; it is recycled when it is released and nobody holds it any more.
@@ -306,15 +293,11 @@ class Producer:
         shape, dtype
             Shape and element type of an array.
         """
-        if shape is None:
-            if nbytes is None:
-                raise WrongInput("get_buffer: give nbytes, or shape and dtype")
-            return self._buffers.take(nbytes)
-        name = dtype_name(dtype)
-        size = int(name[2:])
-        for extent in shape:
-            size *= extent
-        return as_array(self._buffers.take(size), shape, name)
+        if shape is not None:
+            return self._buffers.take_array(shape, dtype_name(dtype))
+        if nbytes is None:
+            raise WrongInput("get_buffer: give nbytes, or shape and dtype")
+        return self._buffers.take(nbytes)
 
     # -- streams and metadata ---------------------------------------------------------------------------------------
 
@@ -339,6 +322,7 @@ class Producer:
             self._queue.learn(self._queue.book(stream, 0), last_id, numbering=False, finished=True)
         self._engine.ask(lambda number: FinishStream(number, stream, last_id, next_stream), left_s(deadline_s))
         self._finished[stream] = next_stream
+        self._queue.book(stream, 0).next_stream = next_stream
 
     def set_stream_meta(self, stream: str, meta: Meta, *, timeout_s: float = 60.0) -> None:
         """Set the metadata of a stream; replaces what was there."""
@@ -404,11 +388,9 @@ class Producer:
     ) -> None:
         if kind is None:
             self.close()
-            return
-        try:
-            self.close(CLOSE_AFTER_ERROR_S)
-        except AsapoError:
-            return  # the block's own error says more
+        else:
+            with contextlib.suppress(AsapoError):  # the block's own error says more
+                self.close(CLOSE_AFTER_ERROR_S)
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self._engine.links} receivers"

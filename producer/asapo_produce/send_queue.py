@@ -175,7 +175,7 @@ class SendQueue:
             self._raise_stopped()
             return max(book.highest for book in books)
 
-    def learn(self, book: StreamBook, id_max: int, *, numbering: bool, finished: bool) -> None:
+    def learn(self, book: StreamBook, id_max: int, *, numbering: bool, finished: bool, next_stream: str = "") -> None:
         """Take note of what a receiver says about a stream before anything was sent to it."""
         with self._lock:
             if numbering and not finished:
@@ -183,7 +183,7 @@ class SendQueue:
             book.highest = max(book.highest, id_max)
             if finished:
                 for other in self._of_stream[book.stream]:
-                    other.finished = True
+                    other.finished, other.next_stream = True, next_stream
             self._went_idle.add(book)
 
     @property

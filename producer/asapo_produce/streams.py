@@ -24,7 +24,18 @@ def _nothing_later(handle: Any, callback: Any) -> None:
 class StreamBook:
     """The ids of one stream and substream. Not thread-safe: its queue's lock covers it."""
 
-    __slots__ = ("_calls", "_pending", "_ticket", "finished", "highest", "later", "numbering", "stream", "substream")
+    __slots__ = (
+        "_calls",
+        "_pending",
+        "_ticket",
+        "finished",
+        "highest",
+        "later",
+        "next_stream",
+        "numbering",
+        "stream",
+        "substream",
+    )
 
     def __init__(self, stream: str, substream: int) -> None:
         self.stream = stream
@@ -34,6 +45,8 @@ class StreamBook:
         self.highest = 0
         """Highest id sent."""
         self.finished = False
+        self.next_stream = ""
+        """Where a finished stream goes on."""
         self.later: Callable[[Any, Any], None] = _nothing_later
         """Registers a callback for a handle of this book; its queue's."""
         self._pending: list[tuple[int, int, Waiting]] = []
@@ -44,7 +57,9 @@ class StreamBook:
         """Raise StreamFinished or WrongInput when a message with or without id may not be sent now."""
         if self.finished:
             raise StreamFinished(
-                f"stream {self.stream!r} is finished; send to another stream", id_max=self.highest, next_stream=""
+                f"stream {self.stream!r} is finished; send to another stream",
+                id_max=self.highest,
+                next_stream=self.next_stream,
             )
         if self.numbering is explicit:
             given = "numbered by the SDK" if self.numbering else "given by the caller"

@@ -213,8 +213,9 @@ def test_a_finished_stream_is_recorded_once_and_refuses_more(producer: Producer,
     assert receiver.archive.finished == {"scan 1": (8, "scan 2")}
     with pytest.raises(StreamFinished):
         producer.send(b"x", id=9, stream="scan 1")
-    with make(receiver) as other, pytest.raises(StreamFinished):
+    with make(receiver) as other, pytest.raises(StreamFinished) as caught:
         other.send(b"x", stream="scan 1")
+    assert (caught.value.id_max, caught.value.next_stream) == (8, "scan 2")
 
 
 def test_a_stream_of_others_can_be_finished(producer: Producer, receiver: FakeReceiver) -> None:

@@ -137,7 +137,7 @@ class Delivery:
         feed = state.feed
         stale = now_s - feed.looked_s > self._settings.poll_s or feed.announced_seq > feed.loaded_seq
         if waiting.once or stale:
-            waiting.asked = True
+            waiting.asked = feed.asked = True
             self._load(feed)
 
     def _unpark(self, waiting: Waiting) -> None:

@@ -68,6 +68,8 @@ class Feed:
     """Requests that wait for this stream (poll thread)."""
     announced_seq: int = 0
     """Highest head a receiver told us (poll thread)."""
+    asked: bool = False
+    """Somebody wants to be told when a look was made (set by the poll thread, taken back by the loader)."""
     taken: int = 0
     """Tails the poll thread has taken in."""
     no: int | None = None

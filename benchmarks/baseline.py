@@ -1,6 +1,6 @@
-"""The baseline of the path: what two sockets, one file and one map cost, with the same checksum, and nothing else.
+"""The baseline of the path: what two sockets, one file and one map cost with the same checksum, nothing else.
 
-Three processes as in the product: `sender` (checksum, send), `receiver` (recv_into a ring with MSG_WAITALL, pwrite), and
+Three processes as in the product: `sender` (checksum, send), `receiver` (recv_into a ring with MSG_WAITALL, pwrite) and
 `reader` (maps the file once, reads every byte). Run as `python -m benchmarks.baseline ROLE`.
 """
 
@@ -17,6 +17,7 @@ import time
 
 import numpy as np
 import xxhash
+from numpy.typing import NDArray
 
 from benchmarks.frames import read_every_byte, ring, sums
 from benchmarks.roles import answer, rounds
@@ -27,7 +28,7 @@ RING_SLOT_BYTES = 64_000_000
 
 def sender() -> None:
     """Each round: connect, send n frames, wait for the receiver's last ack."""
-    frames: list[np.ndarray] = []  # type: ignore[type-arg]
+    frames: list[NDArray[np.uint8]] = []
     for facts in rounds():
         size, n = facts["size"], facts["n"]
         if not frames or frames[0].nbytes != size:
@@ -37,13 +38,13 @@ def sender() -> None:
         started_s = time.monotonic()
         for i in range(n):
             frame = frames[i % len(frames)]
-            _send_all(link, HEADER.pack(i + 1, size, xxhash.xxh3_64_intdigest(frame)), frame)
+            _send_all(link, HEADER.pack(i + 1, size, xxhash.xxh3_64_intdigest(frame.data)), frame)
         assert link.recv(1) == b"k"
         link.close()
         answer(started_s=started_s)
 
 
-def _send_all(link: socket.socket, header: bytes, frame: np.ndarray) -> None:  # type: ignore[type-arg]
+def _send_all(link: socket.socket, header: bytes, frame: NDArray[np.uint8]) -> None:
     sent = link.sendmsg((header, frame.data))
     if sent < len(header) + frame.nbytes:
         link.sendall(frame.data[sent - len(header) :])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import shutil
 import socket
@@ -37,8 +38,8 @@ class Round:
 class ProductPath:
     """Producer → receiver → index → core → worker, each a process; services live through all rounds."""
 
-    def __init__(self, folder: Path, *, access: str = "auto", transport: str = "tcp", receivers: int = 1) -> None:
-        self.services = LocalServices(folder / "product", receivers=receivers).__enter__()
+    def __init__(self, folder: Path, *, access: str = "auto", transport: str = "tcp", **services: Any) -> None:
+        self.services = LocalServices(folder / "product", **services).__enter__()
         self._transport = transport
         self._producer = Role("product", "producer", self.services.native)
         self._worker = Role("product", "worker", self.services.native, access)
@@ -140,7 +141,7 @@ def unit_costs(folder: Path, size: int, n: int) -> dict[str, float]:
 
     path = folder / "unit-costs"
     with open(path, "w+b", buffering=0) as file:
-        timed("checksum", lambda: [xxhash.xxh3_64_intdigest(frames[i % len(frames)]) for i in range(n)])
+        timed("checksum", lambda: [xxhash.xxh3_64_intdigest(frames[i % len(frames)].data) for i in range(n)])
         timed("socket", lambda: _through_socket(frames, size, n))
         timed("pwrite", lambda: [os.pwrite(file.fileno(), frames[i % len(frames)].data, i * size) for i in range(n)])
         timed("map", lambda: _through_map(file.fileno(), size, n))
@@ -152,7 +153,12 @@ def _through_socket(frames: list[Any], size: int, n: int) -> None:
     server = socket.create_server(("127.0.0.1", 0))
     left = socket.create_connection(server.getsockname())
     right, _ = server.accept()
-    thread = threading.Thread(target=lambda: [left.sendall(frames[i % len(frames)].data) for i in range(n)])
+
+    def send() -> None:
+        for i in range(n):
+            left.sendall(frames[i % len(frames)].data)
+
+    thread = threading.Thread(target=send)
     thread.start()
     memory = [bytearray(size) for _ in range(max(2, min(32, 64_000_000 // size)))]
     for i in range(n):
@@ -163,8 +169,6 @@ def _through_socket(frames: list[Any], size: int, n: int) -> None:
 
 
 def _through_map(file: int, size: int, n: int) -> None:
-    import mmap
-
     view = memoryview(mmap.mmap(file, 0, prot=mmap.PROT_READ))
     for i in range(n):
         read_every_byte(view[i * size : (i + 1) * size])

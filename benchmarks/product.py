@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -67,9 +67,7 @@ def send_paced(producer: Producer, facts: dict[str, Any]) -> dict[str, Any]:
         wait_s = started_s + i / facts["rate_hz"] - time.monotonic()
         if wait_s > 0:
             time.sleep(wait_s)
-        producer.send(
-            frames[i % len(frames)], id=i + 1, stream=facts["stream"], meta={"sent_ns": time.monotonic_ns()}
-        )
+        producer.send(frames[i % len(frames)], id=i + 1, stream=facts["stream"], meta={"sent_ns": time.monotonic_ns()})
     producer.flush(60.0)
     return {"started_s": started_s, "acked_s": time.monotonic()}
 
@@ -163,7 +161,7 @@ def get_next(consumer: Consumer, facts: dict[str, Any]) -> dict[str, Any]:
     return {"sum_s": time.perf_counter() - started_s}
 
 
-def worker_role(url: str, access: str = "auto") -> None:
+def worker_role(url: str, access: Literal["auto", "map", "fetch"] = "auto") -> None:
     """Serve rounds: {do, stream, size, n, ...}."""
     kinds = {"frames": read_frames, "trains": read_trains, "paced": read_paced, "get_next": get_next}
     for facts in rounds():

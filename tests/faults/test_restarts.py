@@ -1,0 +1,200 @@
+"""Processes come and go under load: nothing acknowledged is lost, doubled, changed or out of order."""
+
+import itertools
+import random
+import signal
+import statistics
+import time
+from functools import partial
+from pathlib import Path
+
+import pytest
+
+from asapo.ask import Asker
+from asapo.testing.launch import LocalServices
+from asapo.wire.events import Describe
+from tests.e2e.ledger import (
+    PATIENCE_S,
+    Ledger,
+    OrderedReader,
+    consumer_of,
+    producer_of,
+    sparse_ids,
+    under_load,
+    wait_until,
+)
+from tests.e2e.programs import next_line, program
+
+pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.timeout(240)]
+
+RESTART_S = 2.0
+PRODUCER = Path(__file__).with_name("producer_process.py")
+
+
+def _rounds(share: float) -> int:
+    """Return the rounds of a soak run of which `share` is asked for; all of it is 40."""
+    return max(3, round(40 * share))
+
+
+# -- receivers come and go -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last_way", ["end", "kill"])
+def test_receivers_added_and_removed_under_load_lose_nothing_and_keep_the_order(tmp_path: Path, last_way: str) -> None:
+    ledger = Ledger("striped")
+    with LocalServices(tmp_path) as services, producer_of(services) as producer:
+        reader = OrderedReader(services, ledger)
+        reader.start()
+        with under_load(producer, ledger, sparse_ids()) as load:
+            load.wait_for_more()
+            assert producer.stats.links == 1
+            added = [services.add_receiver() for _ in range(2)]
+            wait_until(lambda: producer.stats.links == 3, "the producer uses all three receivers")
+            load.wait_for_more(200)
+            for name in added:
+                services.end(name) if last_way == "end" else services.kill(name)
+                load.wait_for_more()
+            wait_until(lambda: producer.stats.links == 1, "the producer has left the receivers that are gone")
+            load.wait_for_more()
+        producer.finish_stream(ledger.stream)
+        ids = reader.finish()
+        assert ids == sorted(ledger.acked) == ledger.check_all(services)
+        assert not ledger.failed
+
+
+# -- killed and restarted --------------------------------------------------------------------------------------------
+
+
+def _kill_rounds(services: LocalServices, names: list[str], rounds: int, *, stream: str) -> None:
+    """Kill services in turn at random moments of the load; check everything in the end."""
+    chance = random.Random(rounds)
+    ledger = Ledger(stream, seed=rounds)
+    restarts_s = []
+    with producer_of(services) as producer:
+        reader = OrderedReader(services, ledger)
+        reader.start()
+        with under_load(producer, ledger, sparse_ids(rounds)) as load:
+            for name in itertools.islice(itertools.cycle(names), rounds):
+                load.wait_for_more(chance.randint(1, 200))
+                services.kill(name)
+                began_s = time.monotonic()
+                services.restart(name)
+                restarts_s.append(time.monotonic() - began_s)
+            load.wait_for_more()
+        producer.finish_stream(ledger.stream)
+        ids = reader.finish()
+        # What a killed core had not written down yet is given again; everything new comes in order.
+        assert list(dict.fromkeys(ids)) == sorted(ledger.acked) == ledger.check_all(services)
+        assert not ledger.failed
+    assert statistics.median(restarts_s) < RESTART_S, f"too slow to serve again: {restarts_s}"
+
+
+def test_receivers_killed_under_load_lose_nothing(tmp_path: Path) -> None:
+    with LocalServices(tmp_path, receivers=2) as services:
+        _kill_rounds(services, ["r1", "r2"], 3, stream="receivers")
+
+
+def test_a_core_killed_under_load_delivers_everything_in_order(tmp_path: Path) -> None:
+    with LocalServices(tmp_path, receivers=1) as services:
+        _kill_rounds(services, ["broker"], 3, stream="core")
+
+
+# -- a producer that is killed ---------------------------------------------------------------------------------------
+
+
+def _has_acked(journal: Path, count: int) -> bool:
+    return journal.read_text().count("A ") >= count
+
+
+def _kill_producer(services: LocalServices, journal: Path, kills: int, *, stream: str, count: int) -> None:
+    """Kill a producer program while it sends, start it again with the same ids, check everything in the end."""
+    arguments = (services.native, journal, stream, kills, count)
+    ledger = Ledger(stream, seed=kills)
+    for _ in range(kills):
+        with program(PRODUCER, *arguments) as process:
+            assert next_line(process).startswith("sending")
+            acked = journal.read_text().count("A ") + 1
+            wait_until(partial(_has_acked, journal, acked), "a message is acknowledged")
+            process.kill()
+            assert process.wait() == -signal.SIGKILL
+    with program(PRODUCER, *arguments) as process:
+        process.communicate(timeout=2 * PATIENCE_S)
+        assert process.returncode == 0
+    ledger.take_journal(journal)
+    assert len(ledger.acked) == count
+    assert ledger.check_all(services) == sorted(ledger.acked)
+
+
+def test_a_killed_producer_sends_again_and_is_understood(tmp_path: Path) -> None:
+    with LocalServices(tmp_path / "data", receivers=2, session_timeout_s=2.0) as services:
+        _kill_producer(services, tmp_path / "journal", 2, stream="producer", count=1500)
+
+
+# -- a core that is killed while it takes acknowledgements ------------------------------------------------------------
+
+
+def test_a_killed_core_forgets_at_most_the_last_acknowledgements(tmp_path: Path) -> None:
+    count, safe = 600, 200
+    ledger = Ledger("acks", sizes=(100,))
+    with LocalServices(tmp_path) as services, consumer_of(services) as consumer:
+        with producer_of(services) as producer:
+            for message_id in itertools.islice(sparse_ids(), count):
+                ledger.send(producer, message_id)
+            producer.finish_stream(ledger.stream)
+        acked: list[int] = []
+
+        def work(n: int) -> None:
+            for _ in range(n):
+                message = consumer.get_next("g", stream=ledger.stream, lease_s=5.0)
+                consumer.acknowledge(message, group="g")
+                acked.append(message.id)
+
+        work(safe)
+        saved = _core_number(services, "cursors_saved")
+
+        def written() -> bool:
+            work(1)
+            return _core_number(services, "cursors_saved") > saved + 1  # the second one began after we asked
+
+        wait_until(written, "the core has written the cursors down")
+        known = set(acked[:safe])
+        work(safe)
+        services.kill("broker")
+        services.restart("broker")
+        late_ids = set(acked) - known
+        rest = list(consumer.stream(group="g", stream=ledger.stream, timeout_s=PATIENCE_S))
+        given = [message.id for message in rest]
+        assert not known & set(given), "once: what was written down as done came again"
+        assert len(given) == len(set(given))
+        assert given == sorted(given)
+        assert set(given) - late_ids == ledger.acked - set(acked)
+        assert ledger.acked == set(acked) | set(given)
+
+
+def _core_number(services: LocalServices, name: str) -> float:
+    """Return one of the numbers that the core counts."""
+    asker = Asker(services.native)
+    try:
+        answer = asker.ask(Describe, source="", stream="")
+    finally:
+        asker.close()
+    assert isinstance(answer, dict)
+    return float(answer[name])
+
+
+# -- many rounds -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_many_kills_of_receivers_and_core_lose_nothing(tmp_path: Path, soak_share: float) -> None:
+    with LocalServices(tmp_path, receivers=2) as services:
+        _kill_rounds(services, ["r1", "broker", "r2"], _rounds(soak_share), stream="all")
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_many_kills_of_a_producer_lose_nothing(tmp_path: Path, soak_share: float) -> None:
+    rounds = _rounds(soak_share)
+    with LocalServices(tmp_path / "data", receivers=2) as services:
+        _kill_producer(services, tmp_path / "journal", rounds, stream="producer", count=1000 * rounds)

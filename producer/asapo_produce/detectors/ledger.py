@@ -80,18 +80,23 @@ class Ledger:
             if place < KEPT_LATENCIES:
                 self._latencies_s[place] = latency_s
 
-    def wait_settled(self, timeout_s: float) -> None:
+    def wait_settled(self, stall_s: float) -> None:
         """Wait until everything expected so far has its outcome.
 
         Raises
         ------
         DeadlineExceeded
-            If that takes longer.
+            If not one outcome comes within `stall_s`.
         """
         with self._changed:
-            if not self._changed.wait_for(lambda: self._settled_calls >= self._calls, timeout_s):
-                missing = self.sent - self.acked - self.duplicates - self.failed
-                raise DeadlineExceeded(f"{missing} messages without outcome after {timeout_s} s", after_s=timeout_s)
+            while (before := self._settled_calls) < self._calls:
+                if not self._changed.wait_for(lambda: self._settled_calls > before, stall_s):  # noqa: B023 - called now
+                    missing = self.sent - self.acked - self.duplicates - self.failed
+                    raise DeadlineExceeded(
+                        f"{missing} of {self.sent} messages without outcome, and none came for {stall_s} s; are the "
+                        "services running at this address? `asapo doctor` tells",
+                        after_s=stall_s,
+                    )
 
     def ack_ms(self) -> dict[str, float | None]:
         """Return percentiles of the time from the call of `send` to its acknowledgement, milliseconds."""

@@ -5,15 +5,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any
 
 from asapo.errors import WrongInput
 from asapo_produce.detectors.ledger import Ledger
 from asapo_produce.detectors.pacing import Pacer
 from asapo_produce.detectors.readers import Item, Recording, StreamEnd
 from asapo_produce.detectors.sink import Sink
-
-FLUSH_S: Final = 300.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +28,8 @@ class ReplaySettings:
     """How often to send everything; ids go on counting."""
     finish: bool = True
     """Whether streams are finished at the end."""
+    timeout_s: float = 60.0
+    """How long to wait at the end while not one acknowledgement comes."""
 
     def __post_init__(self) -> None:
         if self.speed and self.rate_hz:
@@ -72,9 +72,11 @@ class Replay:
             self._first_due_ns = None
             self._loop_began_s = self._pacer.elapsed_s()
             if loop == self._settings.loops - 1 and self._settings.finish:
-                self._ledger.wait_settled(FLUSH_S)
+                self._ledger.wait_settled(self._settings.timeout_s)
                 for end in ends:
-                    self._sink.finish_stream(end.stream, next_stream=end.next_stream)
+                    self._sink.finish_stream(
+                        end.stream, next_stream=end.next_stream, timeout_s=self._settings.timeout_s
+                    )
 
     def _once(self, recordings: Sequence[Recording], on_progress: Callable[[int, int], None] | None) -> list[StreamEnd]:
         """Send everything once; return the streams that are at their end, in order."""

@@ -13,11 +13,10 @@ from typing import Any, Final
 from asapo.errors import WrongInput
 from asapo_produce.detectors.ledger import Ledger
 from asapo_produce.detectors.pacing import Pacer
-from asapo_produce.detectors.readers.base import Recording
+from asapo_produce.detectors.readers import FORMATS, ReadSettings, Recording, open_recordings
+from asapo_produce.detectors.replay import Replay, ReplaySettings
 
-FLUSH_S: Final = 300.0
 INTERRUPTED: Final = 130
-FORMATS: Final = ("auto", "hdf5", "euxfel", "images", "recorded")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -45,16 +44,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--key", default="", help="European XFEL: key of the images (default: found out)")
     parser.add_argument("--no-verify", action="store_true", help="recorded streams: do not check the checksums")
     parser.add_argument("--no-finish", action="store_true", help="leave streams open at the end")
+    parser.add_argument(
+        "--timeout-s", type=float, default=30.0, help="give up when nothing moves for so long (default: 30)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object at the end")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `asapo replay`; 0 when every message was stored, 1 when one was not."""
-    import numpy  # noqa: F401 - says at once, and by its name, that it is missing
-
-    from asapo_produce.detectors.readers import ReadSettings, open_recordings
-    from asapo_produce.detectors.replay import ReplaySettings
-
     speed = (1.0 if args.rate_hz is None else 0.0) if args.speed is None else args.speed
     rate_hz = args.rate_hz or 0.0
     if not all(math.isfinite(value) and value >= 0 for value in (speed, rate_hz)) or args.loop < 1:
@@ -62,7 +59,12 @@ def run(args: argparse.Namespace) -> int:
             f"--speed {speed}, --rate-hz {rate_hz}, --loop {args.loop}: expected 0 or more, and at least 1 loop"
         )
     settings = ReplaySettings(
-        stream=args.stream, speed=speed, rate_hz=rate_hz, loops=args.loop, finish=not args.no_finish
+        stream=args.stream,
+        speed=speed,
+        rate_hz=rate_hz,
+        loops=args.loop,
+        finish=not args.no_finish,
+        timeout_s=args.timeout_s,
     )
     reading = ReadSettings(
         format=args.format,
@@ -79,14 +81,13 @@ def run(args: argparse.Namespace) -> int:
         ) from exc
 
 
-def _replay(args: argparse.Namespace, recordings: Sequence[Recording], settings: Any) -> int:
+def _replay(args: argparse.Namespace, recordings: Sequence[Recording], settings: ReplaySettings) -> int:
     from asapo_produce.detectors.progress import Progress
-    from asapo_produce.detectors.replay import Replay
     from asapo_produce.producer import Producer
 
     total = sum(recording.n_frames() for recording in recordings) * args.loop
     ledger, pacer, status = Ledger(), Pacer(), 0
-    with Producer(args.url, beamtime=args.beamtime, source=args.source) as producer:
+    with Producer(args.url, beamtime=args.beamtime, source=args.source, queue_timeout_s=args.timeout_s) as producer:
         replay = Replay(producer, settings, ledger=ledger, pacer=pacer)
         began_s = time.monotonic()
         try:
@@ -94,7 +95,7 @@ def _replay(args: argparse.Namespace, recordings: Sequence[Recording], settings:
                 replay.run(recordings, on_progress=progress.update)
         except KeyboardInterrupt:
             status = INTERRUPTED
-        ledger.wait_settled(FLUSH_S)
+        ledger.wait_settled(args.timeout_s)
         elapsed_s = time.monotonic() - began_s
     summary = {
         "beamtime": args.beamtime,

@@ -19,7 +19,6 @@ from asapo_produce.detectors.presets import PRESETS, Preset, preset
 CEILING_S: Final = 0.3
 """How long the ceiling is measured beside a run."""
 CEILING_ALONE_S: Final = 2.0
-FLUSH_S: Final = 120.0
 INTERRUPTED: Final = 130
 
 
@@ -52,13 +51,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--no-finish", action="store_true", help="leave the stream open at the end")
     parser.add_argument("--ceiling", action="store_true", help="measure for longer how fast frames can be made at all; "
                         "without URL only that")  # fmt: skip
+    parser.add_argument(
+        "--timeout-s", type=float, default=30.0, help="give up when nothing moves for so long (default: 30)"
+    )
     parser.add_argument("--json", action="store_true", help="one JSON object at the end")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run `asapo simulate`; 0 when every message was stored as it should be, 1 when one was not."""
-    import numpy  # noqa: F401 - says at once, and by its name, that it is missing
-
     from asapo_produce.detectors.frames import FramePool
     from asapo_produce.detectors.simulate import block_of, measure_ceiling
 
@@ -156,7 +156,7 @@ def _send(args: argparse.Namespace, detector: Preset, simulation: Any, pool: Any
 
     ledger, pacer, status = Ledger(), Pacer(), 0
     source = args.source or detector.name
-    with Producer(args.url, beamtime=args.beamtime, source=source) as producer:
+    with Producer(args.url, beamtime=args.beamtime, source=source, queue_timeout_s=args.timeout_s) as producer:
         simulator = Simulator(producer, pool, simulation, ledger=ledger, pacer=pacer)
         began_s = time.monotonic()
         try:
@@ -164,10 +164,10 @@ def _send(args: argparse.Namespace, detector: Preset, simulation: Any, pool: Any
                 simulator.run(on_progress=progress.update)
         except KeyboardInterrupt:
             status = INTERRUPTED
-        ledger.wait_settled(FLUSH_S)
+        ledger.wait_settled(args.timeout_s)
         elapsed_s = time.monotonic() - began_s
         if not args.no_finish:
-            producer.finish_stream(args.stream)
+            producer.finish_stream(args.stream, timeout_s=args.timeout_s)
     summary.update({"beamtime": args.beamtime, "source": source, "stream": args.stream})
     summary.update(_outcome(simulator.report, ledger, pacer, elapsed_s))
     wrong = ledger.failed or ledger.duplicates != simulator.report.fates[Kind.CONFLICT]

@@ -49,5 +49,5 @@ class NullSink:
             callback(self._DONE)
         return self._DONE
 
-    def finish_stream(self, stream: str, *, next_stream: str = "") -> None:
+    def finish_stream(self, stream: str, *, next_stream: str = "", timeout_s: float = 0) -> None:
         """Do nothing."""

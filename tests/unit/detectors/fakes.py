@@ -42,7 +42,7 @@ class FakeProducer:
     ) -> Any:
         return self._take(frames, ids, stream, metas, callback, more)
 
-    def finish_stream(self, stream: str, *, next_stream: str = "") -> None:
+    def finish_stream(self, stream: str, *, next_stream: str = "", timeout_s: float = 0) -> None:
         self.finished.append((stream, next_stream))
 
     def _take(

@@ -149,3 +149,57 @@ def test_the_example_is_never_written_over_something(tmp_path: Path) -> None:
         write_example_run(tmp_path / "r1", trains=1, pulses=1, shape=SMALL)
     with pytest.raises(WrongInput, match="17 modules"):
         write_example_run(tmp_path / "r2", modules=17)
+
+
+def test_corrected_runs_are_read_by_their_new_and_their_legacy_names(tmp_path: Path) -> None:
+    from extra_data.tests.mockdata import write_file
+    from extra_data.tests.mockdata.detectors import AGIPDModule
+
+    folder = tmp_path / "r3"
+    folder.mkdir()
+    data = np.random.default_rng(1).random((6, 2, 8, 4), dtype=np.float32)
+    for number in range(2):
+        device = AGIPDModule(f"SPB_DET_AGIPD1M-1/CORR/{number}CH0", channel_name="output", raw=False,
+                             frames_per_train=3, legacy_name=f"SPB_DET_AGIPD1M-1/DET/{number}CH0")  # fmt: skip
+        device.image_dims = (8, 4)
+        path = folder / f"CORR-R0003-AGIPD{number:02d}-S00000.h5"
+        write_file(str(path), [device], ntrains=2, chunksize=2, format_version="1.2")
+
+        def change(file: Any, number: int = number) -> None:
+            file[f"INSTRUMENT/SPB_DET_AGIPD1M-1/CORR/{number}CH0:output/image/data"][:] = data[:, number]
+
+        edited(path, change)
+    for settings in ({}, {"source_name": "*/CORR/*"}, {"source_name": "*/DET/*CH0:xtdf"}):
+        found = np.concatenate([item.frames for item in items(folder, **settings)])
+        assert found.dtype == np.float32
+        assert found.tobytes() == data.tobytes()
+
+
+def test_memory_cells_of_a_jungfrau_are_frames_of_their_own(tmp_path: Path) -> None:
+    from extra_data.tests.mockdata import write_file
+    from extra_data.tests.mockdata.jungfrau import JUNGFRAUModule
+
+    class Small(JUNGFRAUModule):  # type: ignore[misc]
+        instrument_keys = [("memoryCell", "u1", (4,)), ("adc", ">u2", (4, 6, 8))]
+
+    folder = tmp_path / "r4"
+    folder.mkdir()
+    data = np.random.default_rng(1).integers(0, 2**16, (3, 2, 4, 6, 8)).astype(">u2")
+    for number in range(2):
+        path = folder / f"RAW-R0004-JNGFR{number + 1:02d}-S00000.h5"
+        device = Small(f"SPB_IRDA_JF4M/DET/JNGFR{number + 1:02d}")
+        write_file(str(path), [device], ntrains=3, chunksize=1, format_version="1.0")
+
+        def change(file: Any, device: Any = device, number: int = number) -> None:
+            group = file[f"INSTRUMENT/{device.device_id}:daqOutput/data"]
+            group["adc"][:] = data[:, number]
+            group["memoryCell"][:] = [15, 0, 1, 2]
+
+        edited(path, change)
+    (recording,) = open_recordings([folder], ReadSettings())
+    assert recording.n_frames() == 12
+    found = items(folder)
+    assert [item.frames.dtype.str for item in found] == [">u2"] * 3
+    expected = data.transpose(0, 2, 1, 3, 4)
+    assert all(item.frames.tobytes() == expected[k].tobytes() for k, item in enumerate(found))
+    assert found[1].metas[3] == {"train_id": 10001, "cell_id": 2}

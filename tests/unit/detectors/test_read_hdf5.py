@@ -141,6 +141,32 @@ def test_a_virtual_dataset_is_read_through_and_a_missing_source_is_an_error_not_
         items(tmp_path / "all.h5")
 
 
+def test_a_source_that_lacks_the_dataset_is_an_error_and_an_absolute_path_that_moved_is_found(tmp_path: Path) -> None:
+    import h5py
+
+    data = noise((2, 8, 8))
+    layout = h5py.VirtualLayout((2, 8, 8), data.dtype)
+    layout[:] = h5py.VirtualSource("/somewhere/else/part.h5", "data", data.shape)
+    with h5py.File(tmp_path / "all.h5", "w") as file:
+        file.create_virtual_dataset("entry/data/data", layout)
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["other"] = data
+    with pytest.raises(WrongInput, match=r"part\.h5:data"):
+        items(tmp_path / "all.h5")
+    with h5py.File(tmp_path / "part.h5", "w") as file:
+        file["data"] = data
+    assert np.array_equal(frames(tmp_path / "all.h5"), data)
+
+
+def test_a_link_to_nowhere_is_named(tmp_path: Path) -> None:
+    import h5py
+
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["entry/data/data"] = h5py.ExternalLink("gone.h5", "data")
+    with pytest.raises(WrongInput, match=r"gone\.h5"):
+        items(tmp_path / "a.h5")
+
+
 def test_cxi_files_and_stacks_of_modules(tmp_path: Path) -> None:
     import h5py
 

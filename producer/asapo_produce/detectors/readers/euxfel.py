@@ -137,7 +137,6 @@ class EuxfelRecording:
         return sources, key
 
     def _matching(self, run: Any) -> list[str]:
-        # Legacy names of corrected data are another name of the same source, and only meant when they are asked for.
         known = sorted(run.instrument_sources)
         found = [source for source in known if source == self._wanted]
         found = found or [source for source in known if fnmatch.fnmatchcase(source, self._wanted)]
@@ -146,7 +145,9 @@ class EuxfelRecording:
                 f"{self._path}: no source matches {self._wanted!r}; expected one of: {_listed(known)}",
                 path=str(self._path),
             )
-        return sorted(found, key=module_key)
+        # Corrected data may have a second, older name; EXtra-data warns when it is used.
+        renamed = getattr(run, "legacy_sources", {})
+        return sorted({renamed.get(source, source) for source in found}, key=module_key)
 
     def _only(self, run: Any) -> list[str]:
         """Return the modules of the only detector, or the only camera."""

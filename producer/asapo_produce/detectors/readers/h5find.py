@@ -131,25 +131,31 @@ def check_virtual(dataset: Any) -> None:
     if not dataset.is_virtual:
         return
     home = Path(dataset.file.filename).parent
-    missing = {
-        source.file_name
-        for source in dataset.virtual_sources()
-        if source.file_name != "." and not _source_exists(home, source.file_name)
-    }
+    names = {(source.file_name, source.dset_name) for source in dataset.virtual_sources() if source.file_name != "."}
+    missing = sorted(f"{file_name}:{name}" for file_name, name in names if not _source_exists(home, file_name, name))
     if missing:
-        names = ", ".join(sorted(missing)[:5])
         raise WrongInput(
-            f"{dataset.file.filename}: virtual dataset {dataset.name} needs {len(missing)} missing files: {names}; "
-            "put them beside it",
+            f"{dataset.file.filename}: virtual dataset {dataset.name} needs {len(missing)} sources that are not there: "
+            f"{', '.join(missing[:5])}; put the files beside it",
             path=dataset.file.filename,
         )
 
 
-def _source_exists(home: Path, name: str) -> bool:
-    # HDF5 numbers sources with %b; an absolute path that moved is looked for beside the file, as HDF5 does.
-    for place in (home / name, home / Path(name).name, Path(name)):
-        if glob.glob(glob.escape(str(place)).replace("%b", "*")):
-            return True
+def _source_exists(home: Path, file_name: str, name: str) -> bool:
+    """Look where HDF5 looks: beside the file, an absolute path that moved by its last part, then from here."""
+    import h5py
+
+    named = Path(file_name)
+    for place in (home / named, *([home / named.name] if named.is_absolute() else []), named):
+        if "%b" in file_name or "%b" in name:  # a numbered series, open at its end
+            if glob.glob(glob.escape(str(place)).replace("%b", "*")):
+                return True
+        elif place.is_file():
+            try:
+                with h5py.File(place, "r") as file:
+                    return name in file
+            except OSError:
+                return False
     return False
 
 

@@ -41,6 +41,7 @@ from asapo.wire.events import (
     Welcome,
 )
 from asapo.wire.put import Put
+from asapo_broker.store import CursorStore
 
 pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux]
 
@@ -327,9 +328,12 @@ def test_a_killed_core_goes_on_where_it_was(world: World) -> None:
     client = world.client()
     assert client.ids(n=60) == list(range(1, 61))
     assert client.ask(Acknowledge, group="g", ranges=[[1, 50]]).result == {"lost": []}
+    stored = CursorStore(world.directory.state_dir, save_s=1.0)
     until_s = time.monotonic() + ANSWER_S
-    while client.ask(Describe, source="", stream="").result["cursors_saved"] < 2:
+    while (state := stored.load(REF, "g")) is None or state.floor < 50:
         assert time.monotonic() < until_s
+    stored.stop()
+    stored.run()
     killed_s = time.monotonic()
     world.kill()
     after = world.client()

@@ -27,6 +27,10 @@ class FakeDataServer:
         self._thread = threading.Thread(target=self._run, name="fake-data-server")
         self._thread.start()
 
+    def fetched(self) -> list[Fetch]:
+        """Return the requests for payloads so far."""
+        return [event for event in list(self.heard) if isinstance(event, Fetch)]
+
     def close(self) -> None:
         """Stop serving."""
         self._stop = True

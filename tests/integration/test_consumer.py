@@ -213,7 +213,9 @@ def test_closing_hands_back_what_was_fetched_ahead_and_says_farewell(broker: Fak
         next(loop)
     broker.wait_until(lambda: any(isinstance(request, Bye) for request in broker.requests))
     assert stream.done["g"] == set(range(1, 11))
-    assert 20 not in stream.given["g"]
+    assert stream.given["g"] == set(range(1, 11))
+    attempts = [stream.attempts["g", number] for number in range(11, 31)]
+    assert attempts == [1] * 10 + [0] * 10  # the list at work counts, the one fetched ahead does not
     loop.close()
 
 
@@ -585,3 +587,28 @@ def test_acknowledgements_outlive_a_lost_link(broker: FakeBroker, consumer: Cons
     consumer.acknowledge([1, 2, 3], group="g")
     assert stream.done["g"] == {1, 2, 3}
     assert len(broker.seen(Acknowledge)) >= 1
+
+
+def test_payloads_are_asked_for_ahead_once_they_are_read_in_order(
+    broker: FakeBroker, frames: FakeDataServer, consumer: Consumer
+) -> None:
+    broker.segments[1][2] = "another boot"
+    for message_id in range(1, 201):
+        frames.payloads["det", "default", message_id] = bytes([message_id]) * 100
+    broker.streams["det", "default"].rows[:] = [row(i, size=100) for i in range(1, 201)]
+    messages = consumer.get_next("g", n=200)
+    assert messages[0].raw[0] == 1
+    assert len(frames.fetched()) == 1
+    assert [message.raw[0] for message in messages] == list(range(1, 201))
+    assert messages[150].raw[0] == 151
+    assert [fetch.message_id for fetch in frames.fetched()] == list(range(1, 201))
+
+
+def test_payloads_may_be_read_in_any_order(broker: FakeBroker, frames: FakeDataServer, consumer: Consumer) -> None:
+    broker.segments[1][2] = "another boot"
+    for message_id in range(1, 51):
+        frames.payloads["det", "default", message_id] = bytes([message_id]) * 10
+    broker.streams["det", "default"].rows[:] = [row(i, size=10) for i in range(1, 51)]
+    messages = consumer.get_next("g", n=50)
+    order = [0, 1, 2, 40, 41, 7, 8, 9, 3, 49, 0]
+    assert [messages[i].raw[0] for i in order] == [i + 1 for i in order]

@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from asapo.errors import AsapoError, ConnectFailed, DeadlineExceeded, LinkLost, LocalProtocolError, TransportError
 from asapo.transport import Link, Waiter, Wakeup, connect, resolve
-from asapo.wire.events import Event
+from asapo.wire.events import Event, ListReceivers
 from asapo_work.session import Call, ClientSession, log_failure
 
 logger = logging.getLogger(__name__)
@@ -177,6 +177,7 @@ class Channel:
         if self._closed or os.getpid() != self._pid:
             self._closed = True
             return
+        self._settle()
         with self._lock:
             if self._link is not None:
                 self._take_later()
@@ -193,7 +194,7 @@ class Channel:
                 self._link = None
             self._bell.close()
 
-    # -- below: called with the lock held, except _soon, _wait_for and _check_usable ---------------------------------
+    # -- below: called with the lock held, except for _check_usable, _settle, _soon and _wait_for ---------------------
 
     def _check_usable(self) -> None:
         if os.getpid() != self._pid:
@@ -203,6 +204,20 @@ class Channel:
             )
         if self._closed:
             raise LocalProtocolError("used after close; make a new one")
+
+    def _settle(self) -> None:
+        """Before the farewell, give back what the server has sent for calls that nobody waits for.
+
+        It may have answered a get_next that we gave up; were the session to end now, those attempts would count. When
+        it has answered a later request, it has either sent that answer or is still waiting for messages.
+        """
+        with self._lock:
+            self._take_later()
+            if self._session.welcome is None or not self._session.is_owed_messages():
+                return
+            barrier = self._session.begin(ListReceivers, {})
+            self._push()
+        self._wait_for(barrier, time.monotonic() + FAREWELL_S - ANSWER_GRACE_S)
 
     def _soon(self, item: Call | tuple[type[Any], dict[str, Any]]) -> None:
         self._later.append(item)

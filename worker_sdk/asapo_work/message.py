@@ -29,13 +29,36 @@ class Payloads(Protocol):
 class Batch:
     """What the messages of one answer have in common."""
 
-    __slots__ = ("attempts", "beamtime", "formats", "late", "origins", "payloads", "segments", "source", "stream")
+    __slots__ = (
+        "ahead",
+        "ahead_bytes",
+        "asked",
+        "attempts",
+        "beamtime",
+        "formats",
+        "late",
+        "origins",
+        "payloads",
+        "reached",
+        "rows",
+        "segments",
+        "source",
+        "stream",
+    )
 
     def __init__(self, beamtime: str, source: str, stream: str, rows: Rows, payloads: Payloads) -> None:
         self.beamtime = beamtime
         self.source = source
         self.stream = stream
         self.payloads = payloads
+        self.rows = rows.rows
+        self.reached = -1
+        """Index of the row whose payload was fetched last."""
+        self.ahead: dict[int, Any] = {}
+        """Index of a row to the request for its payload that is under way."""
+        self.ahead_bytes = 0
+        self.asked = 0
+        """Index of the first row whose payload was not asked for ahead."""
         self.segments = rows.segments
         self.formats: dict[int, Format] = {}
         self.origins = rows.origins

@@ -12,8 +12,9 @@ from asapo.errors import ConnectFailed, DamagedFile, RemoteProtocolError, Storag
 from asapo.models import Format, SegmentInfo
 from asapo.reader import PayloadReader, array_of, check_payload
 from asapo.wire.events import Fetch, Hello, Piece
+from asapo.wire.limits import MIB
 from asapo_work.link import Channel
-from asapo_work.session import ClientSession
+from asapo_work.session import Call, ClientSession
 
 if TYPE_CHECKING:
     from asapo_work.message import Batch
@@ -26,6 +27,11 @@ CACHED: Final = 0
 """Segment number of bytes that lie in a receiver's memory only."""
 MAX_PLACES: Final = 4096
 """Segments whose way is remembered; all are forgotten at once when there are more."""
+
+
+AHEAD_BYTES: Final = 32 * MIB
+"""Payloads asked for ahead while messages are read in their order; the data server would else idle between them."""
+AHEAD_MESSAGES: Final = 64
 
 
 class _Place(NamedTuple):
@@ -134,9 +140,8 @@ class MessagePayloads:
                 f"{way}; check that the file is there and that the receiver is running",
                 path=segment.path,
             )
-        fields = {"source": batch.source, "stream": batch.stream, "message_id": row[0], "substream": row[2]}
         channel = self._channel(segment.data_address)
-        call = channel.begin(Fetch, fields)
+        call = self._request(channel, batch, row)
         try:
             piece = channel.result(call, self._timeout_s)
         except ConnectFailed as exc:
@@ -151,6 +156,35 @@ class MessagePayloads:
                 offset=row[5],
             )
         return raw
+
+    @staticmethod
+    def _request(channel: Channel, batch: Batch, row: Sequence[Any]) -> Call:
+        """Ask for a payload; once messages are read in their order, also for those that follow in the same segment."""
+
+        def begin(row: Sequence[Any]) -> Call:
+            fields = {"source": batch.source, "stream": batch.stream, "message_id": row[0], "substream": row[2]}
+            return channel.begin(Fetch, fields)
+
+        at = batch.reached + 1
+        if at >= len(batch.rows) or batch.rows[at] is not row:
+            batch.reached = next((i for i, one in enumerate(batch.rows) if one is row), -1)
+            return begin(row)
+        batch.reached = at
+        call: Call | None = batch.ahead.pop(at, None)
+        if call is None:
+            call = begin(row)
+        else:
+            batch.ahead_bytes -= row[6]
+        batch.asked = max(batch.asked, at + 1)
+        while at > 0 and batch.asked < len(batch.rows) and len(batch.ahead) < AHEAD_MESSAGES:
+            following = batch.rows[batch.asked]
+            if following[4] != row[4] or batch.ahead_bytes + following[6] > AHEAD_BYTES:
+                break
+            if following[6]:
+                batch.ahead[batch.asked] = begin(following)
+                batch.ahead_bytes += following[6]
+            batch.asked += 1
+        return call
 
     def _channel(self, address: str) -> Channel:
         with self._lock:

@@ -118,6 +118,10 @@ class ClientSession:
         if call.done:
             self._give_back(call)
 
+    def is_owed_messages(self) -> bool:
+        """Tell whether messages may come that nobody waits for."""
+        return any(call.abandoned and isinstance(call.request, GetNext) for call in self.pending.values())
+
     def fail_all(self, error: AsapoError) -> None:
         """End every pending call with `error`."""
         calls = list(self.pending.values())
@@ -167,8 +171,8 @@ class ClientSession:
 
 
 def log_failure(call: Call) -> None:
-    """Report the failure of a request that nobody waits for."""
-    if call.error is not None:
+    """Report the failure of a request that nobody waits for, unless it is our own leaving before its answer."""
+    if call.error is not None and not isinstance(call.error, LocalProtocolError):
         logger.warning("%s was refused: %s", type(call.request).__name__, call.error)
 
 

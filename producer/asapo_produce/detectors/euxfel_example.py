@@ -89,8 +89,6 @@ def write_example_run(
         If a number is out of range or the folder is not empty.
     """
     import h5py
-    from extra_data.tests.mockdata import write_file
-    from extra_data.tests.mockdata.detectors import DSSCModule
 
     folder = Path(folder)
     if min(trains, pulses, *shape) < 1 or not 1 <= modules <= 16:
@@ -100,14 +98,7 @@ def write_example_run(
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise WrongInput(f"folder {folder} is not empty; give a new one", path=str(folder))
-    devices = [DSSCModule(f"{DETECTOR}/DET/{number}CH0", frames_per_train=pulses) for number in range(modules)]
-    paths = [folder / f"RAW-R{run:04d}-DSSC{number:02d}-S00000.h5" for number in range(modules)]
-    for device, path in zip(devices, paths, strict=True):
-        device.image_dims = (1, *shape)
-        write_file(
-            str(path), [device], ntrains=trains, firsttrain=FIRST_TRAIN, chunksize=16, format_version=FORMAT_VERSION
-        )
-    sources = tuple(f"{device.device_id}:xtdf" for device in devices)
+    paths, sources = _write_empty(folder, trains, pulses, modules, shape, run)
     whole = shape if modules == 1 else (modules, *shape)
     facts = ExampleRun(
         folder, sources, "image.data", whole, "<u2", tuple(range(FIRST_TRAIN, FIRST_TRAIN + trains)), pulses,
@@ -121,6 +112,26 @@ def write_example_run(
         for file in files:
             file.close()
     return facts
+
+
+def _write_empty(
+    folder: Path, trains: int, pulses: int, modules: int, shape: tuple[int, int], run: int
+) -> tuple[list[Path], tuple[str, ...]]:
+    """Write the files of the modules without image data; return them and the names of the sources."""
+    from extra_data.tests.mockdata import write_file
+    from extra_data.tests.mockdata.detectors import DSSCModule
+
+    paths, sources = [], []
+    for number in range(modules):
+        device = DSSCModule(f"{DETECTOR}/DET/{number}CH0", frames_per_train=pulses)
+        device.image_dims = (1, *shape)
+        path = folder / f"RAW-R{run:04d}-DSSC{number:02d}-S00000.h5"
+        write_file(
+            str(path), [device], ntrains=trains, firsttrain=FIRST_TRAIN, chunksize=16, format_version=FORMAT_VERSION
+        )
+        paths.append(path)
+        sources.append(f"{device.device_id}:xtdf")
+    return paths, tuple(sources)
 
 
 def _hits(trains: int, pulses: int, hit_fraction: float) -> frozenset[tuple[int, int]]:

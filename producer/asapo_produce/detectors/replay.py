@@ -10,7 +10,7 @@ from typing import Any
 from asapo.errors import WrongInput
 from asapo_produce.detectors.ledger import Ledger
 from asapo_produce.detectors.pacing import Pacer
-from asapo_produce.detectors.readers import Item, Recording, StreamEnd
+from asapo_produce.detectors.readers import Item, Recording, StreamEnd, StreamMeta
 from asapo_produce.detectors.sink import Sink
 
 
@@ -87,6 +87,9 @@ class Replay:
                 if isinstance(item, StreamEnd):
                     ends.append(item)
                     continue
+                if isinstance(item, StreamMeta):
+                    self._sink.set_stream_meta(item.stream, item.meta, timeout_s=self._settings.timeout_s)
+                    continue
                 if not recording.ends_itself and item.stream not in own:
                     own.append(item.stream)
                 self._take(item)
@@ -152,9 +155,10 @@ class Replay:
         elif item.format is not None:
             more.update(codec=item.format.codec)
         times = item.acquired_ns[start:stop] if item.acquired_ns is not None else None
+        origins = item.origins[start:stop] or None
         if n == 1:
-            self._sink.send(
-                frames[0], id=ids[0], meta=item.metas[start], acquired_ns=None if times is None else times[0], **more
-            )
+            more.update(acquired_ns=None if times is None else times[0], origin=None if origins is None else origins[0])
+            self._sink.send(frames[0], id=ids[0], meta=item.metas[start], **more)
         else:
-            self._sink.send_batch(frames, ids=ids, metas=item.metas[start:stop], acquired_ns=times, **more)
+            more.update(acquired_ns=times, origins=origins)
+            self._sink.send_batch(frames, ids=ids, metas=item.metas[start:stop], **more)

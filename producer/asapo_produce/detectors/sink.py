@@ -18,6 +18,10 @@ class Sink(Protocol):
         """Send one message for each frame."""
 
     @property
+    def set_stream_meta(self) -> Callable[..., Any]:
+        """Set the metadata of a stream."""
+
+    @property
     def finish_stream(self) -> Callable[..., Any]:
         """End a stream."""
 
@@ -48,6 +52,9 @@ class NullSink:
         if callback is not None:
             callback(self._DONE)
         return self._DONE
+
+    def set_stream_meta(self, stream: str, meta: Any, *, timeout_s: float = 0) -> None:
+        """Do nothing."""
 
     def finish_stream(self, stream: str, *, next_stream: str = "", timeout_s: float = 0) -> None:
         """Do nothing."""

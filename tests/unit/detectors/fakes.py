@@ -26,6 +26,7 @@ class FakeProducer:
         self.calls: list[dict[str, Any]] = []
         self.stored: dict[tuple[str, int, int], tuple[Any, Any]] = {}
         self.finished: list[tuple[str, str]] = []
+        self.stream_metas: dict[str, Any] = {}
 
     def send(self, data: Any, *, id: int, stream: str, meta: Any, callback: Callable[[Any], None], **more: Any) -> Any:
         return self._take([data], [id], stream, [meta], callback, more)
@@ -41,6 +42,9 @@ class FakeProducer:
         **more: Any,
     ) -> Any:
         return self._take(frames, ids, stream, metas, callback, more)
+
+    def set_stream_meta(self, stream: str, meta: Any, *, timeout_s: float = 0) -> None:
+        self.stream_metas[stream] = meta
 
     def finish_stream(self, stream: str, *, next_stream: str = "", timeout_s: float = 0) -> None:
         self.finished.append((stream, next_stream))

@@ -11,7 +11,7 @@ from xxhash import xxh3_64_intdigest
 
 from asapo import cli
 from asapo.errors import AsapoError, ChecksumMismatch, DamagedFile, WrongInput
-from asapo.models import PLAIN, Format, StreamRef
+from asapo.models import PLAIN, Format, Origin, StreamRef
 from asapo.storage.journal import Kind
 from asapo.storage.store import StreamStore
 from asapo.storage.tier import Tier
@@ -19,7 +19,7 @@ from asapo.wire.codec import encode
 from asapo.wire.put import Put, pack_column
 from asapo_produce.detectors.ledger import Ledger
 from asapo_produce.detectors.pacing import Pacer
-from asapo_produce.detectors.readers import Item, ReadSettings, Recording, StreamEnd, open_recordings
+from asapo_produce.detectors.readers import Item, ReadSettings, Recording, StreamEnd, StreamMeta, open_recordings
 from asapo_produce.detectors.replay import Replay, ReplaySettings
 from tests.unit.detectors.fakes import FakeClock, FakeProducer
 
@@ -36,7 +36,7 @@ class Given:
     def n_frames(self) -> int:
         return sum(map(len, self._items))
 
-    def items(self, stream: str) -> Iterator[Item | StreamEnd]:
+    def items(self, stream: str) -> Iterator[Item | StreamMeta | StreamEnd]:
         yield from self._items
 
 
@@ -188,6 +188,19 @@ def test_streams_of_several_receivers_are_merged_by_time_and_datasets_keep_their
     assert [call["ids"] for call in sink.calls if call["stream"] == "s"] == [[i] for i in range(1, 7)]
     assert (sink.frames("d", 1), sink.frames("d", 2)) == ({1: b"one"}, {1: b"two"})
     assert [call["dataset_size"] for call in sink.calls if call["stream"] == "d"] == [2, 2]
+
+
+def test_origins_and_metadata_of_streams_are_sent_again(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    origins = [Origin("raw", "s", 7), None]
+    recorder.put("scores", [1, 2], 1, [b"a", b"b"], origins=origins)
+    recorder.put("scores", [3], 2, [b"c"], origins=[Origin("raw", "s", 8)])
+    recorder.note("scores", Kind.META, meta='{"old":1}')
+    recorder.note("scores", Kind.META, meta='{"sample":"x"}')
+    recorder.store.close()
+    sink, _ = recorded(tmp_path)
+    assert [call.get("origins", call.get("origin")) for call in sink.calls] == [origins, Origin("raw", "s", 8)]
+    assert sink.stream_metas == {"scores": '{"sample":"x"}'}
 
 
 def test_what_was_refused_or_superseded_is_not_sent_again(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from asapo.errors import WrongInput
-from asapo.models import DTYPES, Format
+from asapo.models import DTYPES, Format, Origin
 
 Meta = Mapping[str, Any] | str
 
@@ -30,6 +30,8 @@ class Item:
     together: bool = False
     """Whether the frames are one unit, such as a train, and are never sent apart."""
     format: Format | None = None
+    origins: Sequence[Origin | None] = ()
+    """What each message was computed from (R28); empty when nothing says so."""
     substream: int = 0
     dataset_size: int = 0
 
@@ -43,6 +45,14 @@ class StreamEnd:
 
     stream: str
     next_stream: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StreamMeta:
+    """Metadata of a stream as a whole."""
+
+    stream: str
+    meta: Meta
 
 
 class Recording(Protocol):
@@ -59,7 +69,7 @@ class Recording(Protocol):
     def n_frames(self) -> int:
         """Return how many frames will come, 0 when that is not known without reading them."""
 
-    def items(self, stream: str) -> Iterator[Item | StreamEnd]:
+    def items(self, stream: str) -> Iterator[Item | StreamMeta | StreamEnd]:
         """Yield what to send; `stream` replaces the names of the recording when it is not empty."""
 
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO, Final
 
 from asapo.errors import ChecksumMismatch, DamagedFile, WrongInput
 from asapo.models import StreamRef
-from asapo_produce.detectors.readers.base import Item, StreamEnd
+from asapo_produce.detectors.readers.base import Item, StreamEnd, StreamMeta
 
 log = logging.getLogger(__name__)
 OPEN_FILES: Final = 16
@@ -34,6 +34,8 @@ class _Stream:
     gone: frozenset[tuple[str, int]]
     """(segment file, id) of what was superseded or deleted."""
     end: StreamEnd | None
+    meta: str
+    """The stream's own metadata as text; empty when none was set."""
     n: int
 
 
@@ -63,8 +65,8 @@ class RecordedStreams:
         """Return how many messages are recorded."""
         return sum(each.n for each in self._streams())
 
-    def items(self, stream: str) -> Iterator[Item | StreamEnd]:
-        """Yield the wire units as they were recorded, then the ends of streams.
+    def items(self, stream: str) -> Iterator[Item | StreamMeta | StreamEnd]:
+        """Yield metadata of streams, the wire units as they were recorded, then the ends of streams.
 
         Raises
         ------
@@ -77,6 +79,7 @@ class RecordedStreams:
         if stream and len(streams) > 1:
             names = ", ".join(each.ref.stream for each in streams[:10])
             raise WrongInput(f"--stream {stream!r} for {len(streams)} recorded streams ({names}): replay one at a time")
+        yield from (StreamMeta(stream or each.ref.stream, each.meta) for each in streams if each.meta)
         with _Segments() as segments:
             units = [self._units(each, path) for each in streams for path in each.journals]
             for _, _, each, path, fields in heapq.merge(*units, key=lambda unit: unit[:2]):
@@ -127,6 +130,7 @@ def _scan_stream(ref: StreamRef, paths: list[Path]) -> _Stream:
 
     gone: set[tuple[str, int]] = set()
     end: StreamEnd | None = None
+    meta = ""
     n = 0
     for path in paths:
         for kind, fields in _records(path):
@@ -136,7 +140,9 @@ def _scan_stream(ref: StreamRef, paths: list[Path]) -> _Stream:
                 gone.update((str(fields.get("segment", "")), i) for i in fields.get("ids", ()))
             elif kind == "FINISH":
                 end = StreamEnd(ref.stream, fields.get("next_stream", ""))
-    return _Stream(ref, tuple(paths), frozenset(gone), end, n - len(gone))
+            elif kind == "META":
+                meta = str(fields.get("meta", ""))
+    return _Stream(ref, tuple(paths), frozenset(gone), end, meta, n - len(gone))
 
 
 def _records(path: Path, *, report: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -174,7 +180,6 @@ def _items(
         if verify:
             _check(view, sums[k], segment, put.ids[k])
         views.append(view)
-    # A unit that repeats an origin of nothing: results of stages keep theirs only in the index of their beamtime.
     yield Item(
         stream=name,
         frames=views,
@@ -184,6 +189,7 @@ def _items(
         due_ns=fields["t"],
         together=True,
         format=put.format,
+        origins=[put.origins[k] for k in kept] if put.origins else (),
         substream=put.substream,
         dataset_size=put.dataset_size,
     )

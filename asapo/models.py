@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, field
 from typing import Any, Final, NamedTuple
 
@@ -31,6 +32,12 @@ def check_name(kind: str, name: object) -> str:
     """
     if not isinstance(name, str) or not name:
         raise WrongInput(f"{kind} name {name!r}: expected non-empty text; give the {kind} a name")
+    return _checked_name(kind, name)
+
+
+@functools.lru_cache(maxsize=16384)
+def _checked_name(kind: str, name: str) -> str:
+    """Check a text once: the same few names come with every wire unit."""
     try:
         length = len(name.encode())
     except UnicodeEncodeError:
@@ -87,6 +94,12 @@ class Format:
 
 
 PLAIN: Final = Format()
+
+
+@functools.lru_cache(maxsize=4096)
+def format_of(dtype: str, shape: tuple[int, ...], codec: str) -> Format:
+    """Return the one `Format` of these values: it is checked when it comes first, not with every wire unit."""
+    return Format(dtype, shape, codec)
 
 
 @dataclass(frozen=True, slots=True)

@@ -69,7 +69,7 @@ class UnitRecord:
     def __post_init__(self) -> None:
         n = len(self.ids)
         columns = (self.offsets, self.sizes, self.checksums, self.metas, self.t_acq_ns)
-        if any(len(column) != n for column in columns) or (self.origins is not None and len(self.origins) != n):
+        if set(map(len, columns)) != {n} or (self.origins is not None and len(self.origins) != n):
             raise WrongInput(f"unit of {n} messages has columns of other lengths")
 
 

@@ -23,7 +23,9 @@ MAGIC: Final = b"aP"
 PUT_KIND: Final = 16
 PREFIX: Final = struct.Struct("<2sBBB")
 KIND_OF: Final[dict[type, int]] = {event: kind for kind, event in KINDS.items()}
-FIELDS: Final[dict[type, tuple[str, ...]]] = {kind: tuple(item.name for item in fields(kind)) for kind in KINDS.values()}
+FIELDS: Final[dict[type, tuple[str, ...]]] = {
+    kind: tuple(item.name for item in fields(kind)) for kind in KINDS.values()
+}
 
 
 def encode(event: Event | Put) -> bytes:

@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from math import prod
+from operator import lt
 from typing import Any, Final
 
 from asapo.errors import WrongInput
-from asapo.models import MAX_ID, PLAIN, Format, Origin, check_name
+from asapo.models import MAX_ID, PLAIN, Format, Origin, check_name, format_of
 from asapo.wire.limits import ALIGN, MAX_META_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES
 
 LEVELS: Final = ("written", "memory")
@@ -94,10 +95,11 @@ class Put:
             raise WrongInput(f"unit of {n} messages has {len(self.origins)} origins")
         if self.level not in LEVELS:
             raise WrongInput(f"level {self.level!r}: expected one of {', '.join(LEVELS)}")
-        for name in ("unit", "closed_below", "substream", "dataset_size"):
-            value = getattr(self, name)
-            if type(value) is not int or not 0 <= value <= MAX_ID:
-                raise WrongInput(f"Put.{name} is {value!r}: expected an integer from 0 to 2**63 - 1")
+        numbers = (self.unit, self.closed_below, self.substream, self.dataset_size)
+        if set(map(type, numbers)) != {int} or min(numbers) < 0 or max(numbers) > MAX_ID:
+            raise WrongInput(
+                f"unit, closed_below, substream, dataset_size {numbers!r}: expected integers from 0 to 2**63 - 1"
+            )
         if self.substream > self.dataset_size or (self.dataset_size and not self.substream):
             raise WrongInput(f"substream {self.substream} of {self.dataset_size}: expected 1 to dataset_size")
         self._check_ids()
@@ -108,10 +110,8 @@ class Put:
 
     def _check_ids(self) -> None:
         ids = self.ids
-        if type(ids) is range:
-            good = ids.step == 1
-        else:
-            good = all(type(i) is int for i in ids) and all(a < b for a, b in zip(ids, ids[1:], strict=False))
+        dense = type(ids) is range and ids.step == 1
+        good = dense or (set(map(type, ids)) == {int} and all(map(lt, ids, ids[1:])))
         if not good or ids[0] < 1 or ids[-1] > MAX_ID:
             raise WrongInput(f"message ids {ids[0]!r} .. {ids[-1]!r}: expected ascending integers from 1 to 2**63 - 1")
 
@@ -168,9 +168,9 @@ def put_from_map(header: dict[str, Any]) -> Put:
     if type(n) is not int or not 1 <= n <= MAX_UNIT_MESSAGES:
         raise WrongInput(f"unit of {n!r} messages: expected 1 to {MAX_UNIT_MESSAGES}")
     ids, sizes, metas = header["i"], header["z"], header["m"]
-    if not all(type(text) is str for text in metas) or type(header["n"]) is not str:
+    if set(map(type, metas)) != {str} or type(header["n"]) is not str:
         raise WrongInput("metadata and stream name: expected text")
-    dtype, shape, codec = header.get("f") or ("", (), "raw")
+    form = header.get("f")
     return Put(
         unit=header["u"],
         stream=header["n"],
@@ -180,7 +180,7 @@ def put_from_map(header: dict[str, Any]) -> Put:
         metas=metas,
         acquired_ns=bytes(header["t"]),
         closed_below=header["b"],
-        format=PLAIN if not dtype and codec == "raw" else Format(dtype, tuple(shape), codec),
+        format=format_of(form[0], tuple(form[1]), form[2]) if form else PLAIN,
         substream=header.get("s", 0),
         dataset_size=header.get("d", 0),
         level=header.get("l", "written"),

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from typing import Final
 
 from asapo.errors import AsapoError, IndexUnavailable, StorageError
-from asapo.index.interface import MetadataIndex
 from asapo.index import IndexDirectory
+from asapo.index.interface import MetadataIndex
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.store import SegmentHandle

@@ -10,7 +10,7 @@ from typing import Final
 
 from asapo.errors import AsapoError, ProtocolError, RemoteProtocolError, WrongInput, to_wire
 from asapo.metrics import Counters
-from asapo.models import StreamRef, check_name
+from asapo.models import check_name
 from asapo.transport import Message, Server, Waiter, Wakeup
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import Beat, Bye, Done, Event, Failed, Goodbye, Hello, Welcome
@@ -52,6 +52,7 @@ class Network:
         self._bell = Wakeup()
         self._stopping = False
         self._beat_due_s = 0.0
+        self._taken_bytes = 0
 
     def finished(self, items: list[Unit] | list[Request]) -> None:
         """Take back what has its outcome. Any thread."""
@@ -143,11 +144,11 @@ class Network:
     def _handle(self, key: tuple[int, bytes], peer: Peer, event: Event | Put, message: Message, nbytes: int) -> None:
         hello = peer.hello
         if type(event) is Put:
-            ref = StreamRef(hello.beamtime, hello.source, event.stream)
-            self._counters.add("asapo_receiver_bytes_total", nbytes)
+            self._taken_bytes += nbytes
             self._submit(
-                Unit(_pack_key(key), hello.session, ref, event, message.header, message.payload, nbytes, time.time_ns())
-            )
+                Unit(key, hello.session, peer.ref(event.stream), event, message.header, message.payload, nbytes,
+                     time.time_ns())
+            )  # fmt: skip
             return
         if type(event) is Beat and not event.marks:
             return
@@ -155,13 +156,13 @@ class Network:
             self._forget(key)
         if type(event) is Bye and not event.final:
             return
-        self._submit(Request(_pack_key(key), hello.session, hello.beamtime, hello.source, event))  # type: ignore[arg-type]
+        self._submit(Request(key, hello.session, hello.beamtime, hello.source, event))  # type: ignore[arg-type]
 
     def _send_outcomes(self) -> None:
         touched: dict[tuple[int, bytes], Peer] = {}
         while self._done:
             item = self._done.popleft()
-            key = _unpack_key(item.peer)
+            key = item.peer
             peer = self._peers.get(key)
             if peer is None:
                 continue  # it left meanwhile; what it sent is stored all the same
@@ -196,6 +197,8 @@ class Network:
             if not alive or now_s - peer.heard_s > self._settings.session_timeout_s:
                 log.info("producer link %s is gone", peer.hello.name or peer.identity.hex())
                 self._forget(key)
+        self._counters.add("asapo_receiver_bytes_total", self._taken_bytes)
+        self._taken_bytes = 0
         in_flight = sum(peer.in_flight_bytes for peer in self._peers.values())
         self._counters.set("asapo_receiver_in_flight_bytes", in_flight)
         self._counters.set("asapo_receiver_handshakes_refused", sum(server.refused() for server in self._servers))
@@ -216,12 +219,3 @@ class Network:
 
 def _index(error: tuple[int, AsapoError]) -> int:
     return error[0]
-
-
-def _pack_key(key: tuple[int, bytes]) -> bytes:
-    """Return server number and peer identity as one value that units carry."""
-    return bytes([key[0]]) + key[1]
-
-
-def _unpack_key(packed: bytes) -> tuple[int, bytes]:
-    return packed[0], packed[1:]

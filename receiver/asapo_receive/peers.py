@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
 from asapo.errors import RemoteProtocolError
+from asapo.models import StreamRef
 from asapo.wire.events import Ack, Event, Hello
 from asapo.wire.put import Put
 from asapo.wire.session import Role, State, advance
 
-SLACK_MESSAGES = 4096
+SLACK_MESSAGES: Final = 4096
+MAX_REFS: Final = 1000
 
 
 @dataclass(slots=True)
@@ -33,6 +36,17 @@ class Peer:
     """(bytes, messages) of units that have their outcome and wait for the ack of an earlier unit."""
     errors: list[list[object]] = field(default_factory=list)
     credit_changed: bool = False
+    refs: dict[str, StreamRef] = field(default_factory=dict)
+    """Streams this peer sends to, by name."""
+
+    def ref(self, stream: str) -> StreamRef:
+        """Return the stream's reference; made once, since every unit needs it."""
+        ref = self.refs.get(stream)
+        if ref is None:
+            if len(self.refs) >= MAX_REFS:
+                self.refs.clear()
+            ref = self.refs[stream] = StreamRef(self.hello.beamtime, self.hello.source, stream)
+        return ref
 
     def accept(self, event: Event | Put, nbytes: int, now_s: float) -> None:
         """Take note of an event that came with `nbytes` of payload.

@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 from asapo.hostinfo import boot_id
-from asapo.index.interface import MetadataIndex
 from asapo.index import IndexDirectory
+from asapo.index.interface import MetadataIndex
 from asapo.metrics import Counters
 from asapo.storage.store import SegmentHandle, StreamStore
 from asapo.storage.tier import Tier

@@ -9,7 +9,7 @@ from typing import Any, Final, NoReturn
 import xxhash
 
 from asapo.errors import AsapoError, PayloadChanged, WrongInput
-from asapo.index.interface import UnitRecord
+from asapo.index.interface import SessionMark, UnitRecord
 from asapo.models import StreamRef
 from asapo.storage.store import Slot
 from asapo.wire.events import Event
@@ -20,6 +20,8 @@ def _no_constant(text: str) -> NoReturn:
     raise ValueError(f"{text} is not JSON")
 
 
+PeerKey = tuple[int, bytes]
+"""A link: number of the server socket, identity of the peer on it."""
 _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
 
 
@@ -27,7 +29,7 @@ _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
 class Unit:
     """One Put on its way; each thread fills in what it found out."""
 
-    peer: bytes
+    peer: PeerKey
     """Who waits for the ack."""
     session: bytes
     ref: StreamRef
@@ -62,7 +64,7 @@ class Unit:
 class Request:
     """A control request on its way (open, finish, metadata, marks, end of a session)."""
 
-    peer: bytes
+    peer: PeerKey
     session: bytes
     beamtime: str
     source: str
@@ -126,7 +128,7 @@ def meta_error(text: str) -> WrongInput | None:
     if type(value) is not dict:
         return WrongInput(f"metadata {text[:60]!r}: expected a JSON object, found {type(value).__name__}")
     if "\\u0000" in text and _holds_nul(value):
-        return WrongInput(f"metadata {text[:60]!r}: expected no NUL character in texts; databases cut or refuse them")
+        return WrongInput(f"metadata {text[:60]!r}: expected texts without NUL; databases cut or refuse them")
     return None
 
 
@@ -151,8 +153,6 @@ def record_from_put(
     session: bytes = b"", receiver_id: str = "",
 ) -> UnitRecord:  # fmt: skip
     """Return the index's record of a Put, from the wire or from a journal."""
-    from asapo.index.interface import SessionMark
-
     columns: list[Any] = [
         put.ids,
         [base + start for start in unit_offsets(put.sizes)[:-1]],

@@ -23,7 +23,7 @@ def a_unit(payloads: list[bytes], metas: list[str]) -> Unit:
         checksums=pack_column([xxhash.xxh3_64_intdigest(p) for p in payloads]),
         acquired_ns=pack_column([7] * len(sizes), signed=True), closed_below=1,
     )  # fmt: skip
-    return Unit(b"", b"s" * 16, StreamRef("b", "d", "s"), put, b"", bytes(whole), len(whole), 5)
+    return Unit((0, b""), b"s" * 16, StreamRef("b", "d", "s"), put, b"", bytes(whole), len(whole), 5)
 
 
 def test_a_good_unit_passes() -> None:

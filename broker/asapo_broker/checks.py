@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 from asapo.errors import WrongInput
 from asapo.models import check_id, check_name
-from asapo.wire.events import GetNext, Nack
+from asapo.transport import resolve
+from asapo.wire.events import GetNext, Nack, Register
 from asapo.wire.limits import MAX_RANGES
 from asapo_broker.streams import GroupRequest
+
+MAX_ADDRESSES: Final = 16
+MAX_METRICS: Final = 10_000
+METRIC_NAME: Final = re.compile("[a-zA-Z_][a-zA-Z0-9_]*")
 
 
 def check_request(event: GroupRequest) -> None:
@@ -23,6 +29,39 @@ def check_request(event: GroupRequest) -> None:
     check_name("source", event.source)
     check_name("stream", event.stream)
     check_name("group", event.group)
+
+
+def check_registration(event: Register) -> None:
+    """Check what a receiver says of itself: producers, consumers and the metrics page take it as it is.
+
+    Raises
+    ------
+    WrongInput
+        Names the field, the value, and what was expected.
+    """
+    check_name("receiver", event.receiver_id)
+    if not 1 <= len(event.addresses) <= MAX_ADDRESSES:
+        raise WrongInput(f"receiver with {len(event.addresses)} addresses: expected 1 to {MAX_ADDRESSES}")
+    for address in [*event.addresses, *([event.data_address] if event.data_address else [])]:
+        if type(address) is not str:
+            raise WrongInput(f"address {address!r:.80}: expected text")
+        resolve(address)
+    for uuid, facts in event.tiers.items():
+        if type(uuid) is not str or type(facts) is not dict:
+            raise WrongInput(f"tier {uuid!r:.80}: expected its uuid and a map")
+    metrics = event.load.get("metrics", [])
+    if type(metrics) is not list or len(metrics) > MAX_METRICS or not all(map(_is_metric, metrics)):
+        raise WrongInput(f"metrics of {event.receiver_id}: expected at most {MAX_METRICS} times [name, labels, number]")
+
+
+def _is_metric(entry: Any) -> bool:
+    if type(entry) is not list or len(entry) != 3:
+        return False
+    name, labels, value = entry
+    good = type(name) is str and METRIC_NAME.fullmatch(name) and type(labels) is dict and type(value) in (int, float)
+    return bool(good) and all(
+        type(key) is str and METRIC_NAME.fullmatch(key) and type(text) is str for key, text in labels.items()
+    )
 
 
 def check_values(event: GroupRequest) -> None:

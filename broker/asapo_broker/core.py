@@ -39,6 +39,7 @@ from asapo.wire.events import (
 )
 from asapo.wire.limits import HEARTBEAT_S
 from asapo.wire.put import Put
+from asapo_broker.checks import check_registration
 from asapo_broker.delivery import Delivery
 from asapo_broker.feed import Reply
 from asapo_broker.indexes import Indexes
@@ -117,7 +118,6 @@ class Core:
         self._indexes = Indexes(
             settings.state_dir,
             session_timeout_s=settings.session_timeout_s,
-            declared_keys=settings.declared_keys,
         )
         self._store = CursorStore(settings.state_dir, save_s=settings.save_s)
         self._loader = Loader(self._indexes, self._store, self._post, poll_s=settings.poll_s)
@@ -266,6 +266,7 @@ class Core:
                 self._delivery.renew(peer.session, now_s)
             self._server.send(peer.identity, self._beat)
         elif isinstance(event, Register):
+            check_registration(event)
             self._registry.register(event, peer.identity, now_s)
         elif isinstance(event, Announce):
             self._delivery.announce(event.beamtime, event.heads)

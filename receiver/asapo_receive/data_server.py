@@ -13,6 +13,7 @@ from asapo.errors import (
     AccessError,
     AsapoError,
     DamagedFile,
+    LocalProtocolError,
     ProtocolError,
     RemoteProtocolError,
     StorageError,
@@ -22,11 +23,12 @@ from asapo.errors import (
 )
 from asapo.index import IndexDirectory
 from asapo.metrics import Counters
-from asapo.models import Row, StreamRef, check_name
+from asapo.models import Row, StreamRef
 from asapo.transport import Message, Server, Waiter, Wakeup
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import Beat, Bye, Failed, Fetch, Goodbye, Hello, Piece, Welcome
 from asapo_receive.cache import RecentUnits
+from asapo_receive.peers import check_hello
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +74,7 @@ class DataServer:
         while not self._stopping.is_set():
             waiter.wait(0.5)
             self._bell.hear()
+            self._counters.set("asapo_data_server_handshakes_refused", self._server.refused())
             for message in iter(self._server.receive, None):
                 self._take(message)
                 if self._stopping.is_set():
@@ -82,28 +85,37 @@ class DataServer:
 
     def _take(self, message: Message) -> None:
         try:
-            event = decode(message.header, len(message.payload))
-            if type(event) is Hello:
-                self._greet(message.peer, event)
-            elif type(event) is Bye:
-                self._readers.pop(message.peer, None)
-            elif type(event) is Beat:
-                self._server.send(message.peer, encode(Beat()))
-            elif type(event) is Fetch and message.peer in self._readers:
-                self._readers.move_to_end(message.peer)
-                self._fetch(message.peer, self._readers[message.peer], event)
-            else:
-                raise RemoteProtocolError(f"{type(event).__name__} before Hello, or not for a data server")
+            self._handle(message)
         except (ProtocolError, WrongInput) as exc:
-            self._counters.add("asapo_data_server_dropped_links_total", 1, code=exc.code)
-            log.warning("reader %s dropped: %s", message.peer.hex(), exc)
-            self._server.send(message.peer, encode(Goodbye(to_wire(exc))))
+            self._drop(message.peer, exc)
+        except Exception as exc:
+            log.exception("a message of reader %s failed", message.peer.hex())
+            what = f"the data server failed on this message ({type(exc).__name__}); see the receiver's log"
+            self._drop(message.peer, LocalProtocolError(what))
+
+    def _handle(self, message: Message) -> None:
+        event = decode(message.header, len(message.payload))
+        if type(event) is Hello:
+            self._greet(message.peer, event)
+        elif type(event) is Bye:
             self._readers.pop(message.peer, None)
+        elif type(event) is Beat:
+            self._server.send(message.peer, encode(Beat()))
+        elif type(event) is Fetch and message.peer in self._readers:
+            self._readers.move_to_end(message.peer)
+            self._fetch(message.peer, self._readers[message.peer], event)
+        else:
+            raise RemoteProtocolError(f"{type(event).__name__} before Hello, or not for a data server")
+
+    def _drop(self, peer: bytes, error: AsapoError) -> None:
+        """End a link that broke the protocol; the others are served on."""
+        self._counters.add("asapo_data_server_dropped_links_total", 1, code=error.code)
+        log.warning("reader %s dropped: %s", peer.hex(), error)
+        self._server.send(peer, encode(Goodbye(to_wire(error))))
+        self._readers.pop(peer, None)
 
     def _greet(self, peer: bytes, hello: Hello) -> None:
-        if hello.role != "reader":
-            raise RemoteProtocolError(f"Hello with role {hello.role!r}: a data server serves readers")
-        check_name("beamtime", hello.beamtime)
+        check_hello(hello, "reader")
         self._readers[peer] = hello
         while len(self._readers) > MAX_READERS:
             self._readers.popitem(last=False)
@@ -124,9 +136,11 @@ class DataServer:
         self._server.send(peer, encode(Piece(event.request, row.size, begin)), payload, copy=False)
 
     def _row(self, ref: StreamRef, event: Fetch) -> Row:
-        index = self._directory.open(ref.beamtime)
-        stream_no = index.stream_no(ref)
-        found = None if stream_no is None else index.row(stream_no, event.message_id, event.substream)
+        index = self._directory.find(ref.beamtime)  # a reader's question creates nothing
+        stream_no = None if index is None else index.stream_no(ref)
+        found = None
+        if index is not None and stream_no is not None:
+            found = index.row(stream_no, event.message_id, event.substream)
         if found is None:
             raise UnknownStream(
                 f"no message {event.message_id} in {ref}", source=ref.source, stream=ref.stream,

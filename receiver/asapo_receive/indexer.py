@@ -91,7 +91,14 @@ class Indexer:
         for unit in batch:
             by_beamtime.setdefault(unit.ref.beamtime, []).append(unit)
         for beamtime, units in by_beamtime.items():
-            self._patiently(lambda b=beamtime, u=units: self._commit_one(b, u))  # type: ignore[misc]
+            try:
+                self._patiently(lambda b=beamtime, u=units: self._commit_one(b, u))  # type: ignore[misc]
+            except AsapoError as exc:
+                log.warning("%d units of beamtime %s refused: %s", len(units), beamtime, exc)
+                _refuse(units, exc)
+            except Exception as exc:
+                log.exception("%d units of beamtime %s refused after an unexpected error", len(units), beamtime)
+                _refuse(units, StorageError(f"unexpected error while indexing: {exc!r}; see the receiver's log"))
             self._finished(units)
 
     def _commit_one(self, beamtime: str, units: list[Unit]) -> None:
@@ -192,3 +199,11 @@ class Indexer:
                 index.set_stream_meta(StreamRef(request.beamtime, request.source, event.stream), event.meta)
             else:
                 index.set_beamtime_meta(event.meta)
+
+
+def _refuse(units: list[Unit], error: AsapoError) -> None:
+    """Refuse what has no outcome yet; what is in the index all the same will be known when it comes again."""
+    for unit in units:
+        if unit.payload is not None:
+            unit.refuse_all(error)
+            unit.payload = None

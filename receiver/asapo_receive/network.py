@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Final
 
-from asapo.errors import AsapoError, ProtocolError, RemoteProtocolError, WrongInput, to_wire
+from asapo.errors import AsapoError, LocalProtocolError, ProtocolError, RemoteProtocolError, WrongInput, to_wire
 from asapo.metrics import Counters
 from asapo.models import check_name
 from asapo.transport import Message, Server, Waiter, Wakeup
@@ -17,7 +17,7 @@ from asapo.wire.events import Beat, Bye, Done, Event, Failed, Goodbye, Hello, We
 from asapo.wire.limits import HEARTBEAT_S, WINDOW_MESSAGES
 from asapo.wire.put import Put
 from asapo.wire.session import State
-from asapo_receive.peers import Peer
+from asapo_receive.peers import Peer, check_hello
 from asapo_receive.settings import ReceiverSettings
 from asapo_receive.units import Request, Unit
 
@@ -110,15 +110,17 @@ class Network:
                 self._handle(key, peer, event, message, nbytes)
         except (ProtocolError, WrongInput) as exc:
             self._drop(key, exc)
+        except Exception as exc:
+            log.exception("a message of link %s failed", message.peer.hex())
+            what = f"the receiver failed on this message ({type(exc).__name__}); see its log"
+            self._drop(key, LocalProtocolError(what))
 
     def _greet(self, key: tuple[int, bytes], server: Server, event: Event | Put) -> None:
         if type(event) is Bye:
             return
         if type(event) is not Hello:
             raise RemoteProtocolError(f"{type(event).__name__} before Hello: expected Hello first")
-        if event.role != "producer":
-            raise RemoteProtocolError(f"Hello with role {event.role!r}: a receiver serves producers")
-        check_name("beamtime", event.beamtime)
+        check_hello(event, "producer")
         check_name("source", event.source)
         settings = self._settings
         peer = Peer(key[1], event, settings.window_bytes, WINDOW_MESSAGES, time.monotonic())

@@ -6,13 +6,36 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from asapo.errors import RemoteProtocolError
-from asapo.models import StreamRef
-from asapo.wire.events import Ack, Event, Hello
+from asapo.models import MAX_ID, StreamRef, check_name
+from asapo.wire.events import SESSION_BYTES, Ack, Beat, Event, Hello
 from asapo.wire.put import Put
 from asapo.wire.session import Role, State, advance
 
 SLACK_MESSAGES: Final = 4096
 MAX_REFS: Final = 1000
+
+
+def check_hello(hello: Hello, role: str) -> None:
+    """Check what a client says of itself.
+
+    Raises
+    ------
+    RemoteProtocolError, WrongInput
+        If it has another role than `role`, no session of the right length, or names no beamtime.
+    """
+    if hello.role != role:
+        raise RemoteProtocolError(f"Hello with role {hello.role!r}: this port serves the role {role}")
+    if len(hello.session) != SESSION_BYTES:
+        raise RemoteProtocolError(f"session of {len(hello.session)} bytes: expected {SESSION_BYTES}")
+    check_name("beamtime", hello.beamtime)
+
+
+def check_marks(beat: Beat) -> None:
+    """Check the marks of a heartbeat, which the index would take for the truth; RemoteProtocolError or WrongInput."""
+    for name, mark in beat.marks.items():
+        check_name("stream", name)
+        if type(mark) is not int or not 0 <= mark <= MAX_ID:
+            raise RemoteProtocolError(f"mark {mark!r:.80} of {name!r}: expected an integer from 0 to 2**63 - 1")
 
 
 @dataclass(slots=True)
@@ -60,6 +83,8 @@ class Peer:
         self.heard_s = now_s
         if type(event) is Put:
             self._take_unit(event, nbytes)
+        elif type(event) is Beat:
+            check_marks(event)
 
     def _take_unit(self, put: Put, nbytes: int) -> None:
         if put.unit != self.next_unit:

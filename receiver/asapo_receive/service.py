@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Final
 
 from asapo.hostinfo import boot_id
 from asapo.index import IndexDirectory
@@ -29,6 +29,9 @@ from asapo_receive.writer import Writer
 
 log = logging.getLogger(__name__)
 
+DRAIN_S: Final = 5.0
+"""How long each of writer and indexer may take to finish what was taken in."""
+
 
 class Receiver:
     """A running receiver; `serve` blocks until `stop` is called from another thread or a signal handler."""
@@ -39,7 +42,11 @@ class Receiver:
         self._stopped = threading.Event()
         self._epoch = Epoch(settings.state_dir, settings.receiver_id)
         self._tier = Tier.open(settings.data_dir)
-        self._directory = IndexDirectory(settings.state_dir, session_timeout_s=settings.session_timeout_s)
+        self._directory = IndexDirectory(
+            settings.state_dir,
+            declared_keys=settings.declared_keys,
+            session_timeout_s=settings.session_timeout_s,
+        )
         self._replay()
         self._servers = [listen(url, max_part_bytes=settings.max_unit_bytes) for url in settings.listen]
         self._data = listen(settings.data_listen, max_part_bytes=MAX_HEADER_BYTES)
@@ -128,7 +135,10 @@ class Receiver:
         # The writer and the indexer drain first, so that the network thread can still acknowledge.
         self._writer.submit(None)
         for thread in threads[:2]:
-            thread.join(10.0)
+            thread.join(DRAIN_S)
+        # An index that is still away is given up: what waits for it is journaled, and indexed at the next start.
+        self._indexer.abandon = True
+        threads[1].join(2.0)
         self._network.stop()
         network.join(2.0)
         self._data_server.stop()

@@ -169,7 +169,7 @@ class Group:
             if message_id in waiting:
                 continue
             if key < edge:
-                cursor.arrive_late(message_id, entry)
+                self._arrive_late(message_id, entry)
             elif cursor.ordered and key in cursor.ahead:
                 cursor.forget_done(message_id, entry)
 
@@ -214,10 +214,17 @@ class Group:
             message_id = entry_id(entry)
             new = self._unseen_from < entry_seq(entry) <= min(covered_seq, self._unseen_upto)
             if new and message_id < cursor.position:
-                cursor.arrive_late(message_id, entry)
+                self._arrive_late(message_id, entry)
             elif new and message_id in cursor.ahead:
                 cursor.forget_done(message_id, entry)
         self._unseen_from = covered_seq
+
+    def _arrive_late(self, message_id: int, entry: Entry) -> None:
+        """Keep a message below the position for the next session that asks, unless the filter does not let it pass."""
+        if self.matches is None or any(map(self.matches, entry_rows(entry))):
+            self.cursor.arrive_late(message_id, entry)
+        else:
+            self.cursor.passed += 1
 
     def _entries(self, rows: Sequence[RowTuple]) -> list[Entry]:
         """Assemble rows of the index; the window may not have met a dataset of this stream yet."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -21,12 +22,15 @@ class IndexDirectory:
     ----------
     state_dir : path
         Local folder that all receivers and the delivery core of the host share.
+    declared_keys : sequence of str
+        Metadata keys (`a.b`) to declare in an index that has none declared when it is opened.
     settings
         Handed to every `SqliteIndex`, for example `session_timeout_s`.
     """
 
-    def __init__(self, state_dir: str | Path, **settings: Any) -> None:
+    def __init__(self, state_dir: str | Path, *, declared_keys: Sequence[str] = (), **settings: Any) -> None:
         self.state_dir = Path(state_dir)
+        self._declared_keys = declared_keys
         self._settings = settings
         self._lock = threading.Lock()
         self._open: dict[str, SqliteIndex] = {}
@@ -42,7 +46,10 @@ class IndexDirectory:
         with self._lock:
             index = self._open.get(beamtime)
             if index is None:
-                index = self._open[beamtime] = SqliteIndex(path, beamtime, **self._settings)
+                index = SqliteIndex(path, beamtime, **self._settings)
+                if self._declared_keys and not index.declared_keys():
+                    index.declare_keys(self._declared_keys)
+                self._open[beamtime] = index
             return index
 
     def find(self, beamtime: str) -> SqliteIndex | None:

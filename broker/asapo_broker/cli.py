@@ -27,8 +27,6 @@ def run(args: argparse.Namespace) -> int:
     """Run the delivery core until a signal comes."""
     given = {"listen": args.listen, "state_dir": args.state} | supervised_settings(args)
     given["state_dir"] = Path(given["state_dir"]).absolute()
-    if "declared_keys" in given:
-        given["declared_keys"] = tuple(given["declared_keys"])
     settings = CoreSettings(**given)
     logs.configure(level=args.log_level, as_json=args.log_json, service="broker")
     tune_malloc()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
 from pathlib import Path
 
 from asapo.errors import UnknownStream
@@ -14,26 +13,14 @@ from asapo_broker.tables import Tables
 class Indexes:
     """Open indexes and their tables; safe from any thread."""
 
-    def __init__(self, state_dir: Path, *, session_timeout_s: float, declared_keys: Sequence[str] = ()) -> None:
+    def __init__(self, state_dir: Path, *, session_timeout_s: float) -> None:
         self._directory = IndexDirectory(state_dir, session_timeout_s=session_timeout_s)
         self._lock = threading.Lock()
-        self._declared_keys = declared_keys
-        self._declared: set[str] = set()
         self._tables: dict[str, Tables] = {}
 
     def open(self, beamtime: str) -> MetadataIndex | None:
         """Return the index of a beamtime, None when no receiver has made one yet."""
-        index = self._directory.find(beamtime)
-        if index is not None and beamtime not in self._declared:
-            self._declare(beamtime, index)
-        return index
-
-    def _declare(self, beamtime: str, index: MetadataIndex) -> None:
-        """Declare the configured keys of a beamtime that has none yet."""
-        with self._lock:
-            if self._declared_keys and not index.declared_keys():
-                index.declare_keys(self._declared_keys)
-            self._declared.add(beamtime)
+        return self._directory.find(beamtime)
 
     def opened(self, beamtime: str) -> MetadataIndex:
         """Return the index of a beamtime.

@@ -22,8 +22,6 @@ class CoreSettings:
     """Where consumers and receivers connect to; port * takes a free one."""
     session_timeout_s: float = SESSION_TIMEOUT_S
     """A session that was not heard for this long is dropped; its leases go back."""
-    declared_keys: tuple[str, ...] = ()
-    """Metadata keys that get an index of their own in beamtimes that have declared none (R14)."""
     receiver_timeout_s: float = 5.0
     """A receiver that was not heard for this long is left out of answers."""
     poll_s: float = 0.05

@@ -33,7 +33,8 @@ def run(args: argparse.Namespace) -> int:
         "listen": tuple(args.listen or ("tcp://127.0.0.1:*",)),
     } | supervised_settings(args)
     given["data_dir"], given["state_dir"] = Path(given["data_dir"]).absolute(), Path(given["state_dir"]).absolute()
-    given["listen"] = tuple(given["listen"])
+    for name in ("listen", "declared_keys"):
+        given[name] = tuple(given.get(name, ()))
     settings = ReceiverSettings(**given)
     logs.configure(level=args.log_level, as_json=args.log_json, service=settings.receiver_id)
     tune_malloc()

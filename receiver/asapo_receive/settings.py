@@ -39,6 +39,8 @@ class ReceiverSettings:
     segment_bytes: int = 1024 * MIB
     """A segment is closed when it reaches this size."""
     max_unit_bytes: int = limits.MAX_UNIT_BYTES
+    declared_keys: tuple[str, ...] = ()
+    """Metadata keys that get an index of their own in beamtimes that have declared none (R14)."""
     session_timeout_s: float = limits.SESSION_TIMEOUT_S
 
     def __post_init__(self) -> None:

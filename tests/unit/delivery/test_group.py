@@ -140,6 +140,17 @@ def test_a_late_message_is_flagged_and_holds_the_floor() -> None:
     assert group.cursor.floor == 5
 
 
+def test_a_late_message_passes_the_filter_or_is_passed_over() -> None:
+    delivery = stream(1, 2, 9)
+    delivery.window.set_watermark(10)
+    group = delivery.open_group("g", where="odd", matches=lambda row: row[0] % 2 == 1)
+    group.cursor.ack(A, [(one, one) for one in ids_of(group.next_rows(A, 9, 0.0))])
+    delivery.add([*rows(4, seq=4), *rows(5, seq=5)])
+    granted = group.next_rows(A, 9, 0.0)
+    assert isinstance(granted, Granted)
+    assert (granted.ids, granted.late, group.cursor.passed) == ([5], [5], 2)
+
+
 def test_a_filter_passes_over_what_does_not_match_and_counts_it() -> None:
     group = stream(*range(1, 11)).open_group("g", where="odd", matches=lambda row: row[0] % 2 == 1)
     assert ids_of(group.next_rows(A, 3, 0.0)) == [1, 3, 5]

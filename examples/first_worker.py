@@ -12,7 +12,7 @@ with Consumer(url, beamtime="bt1", source="detector") as consumer:
     frames = lit = 0
     for msg in consumer.stream(group="counter", stream="scan1"):
         frames += 1
-        lit += np.count_nonzero(msg.data)
+        lit += int(np.count_nonzero(msg.data))
     print(frames, "frames,", lit, "lit pixels")
     best = consumer.query("angle_deg > 49 ORDER BY angle_deg DESC", stream="scan1")
     print("largest angles at messages", [msg.id for msg in best])

@@ -42,6 +42,8 @@ def test_every_page_is_linked_from_the_index() -> None:
 
 def test_a_dead_link_and_a_dead_anchor_are_seen(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text("# One `word`, two\n[a](page.md#one-word-two) [b](other.md) [c](https://example.org) `[d](no.md)`\n")
+    page.write_text(
+        "# One `word`, two\n[a](page.md#one-word-two) [b](other.md) [c](https://example.org) `[d](no.md)`\n"
+    )
     assert links(page) == ["page.md#one-word-two", "other.md"]
     assert anchors(page) == {"one-word-two"}

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import json
+import os
 import sys
 from collections.abc import Sequence
 from typing import Final
@@ -25,7 +27,7 @@ COMMANDS: Final = {
     "tail": ("asapo_work.cli.tail", "show messages as they arrive"),
     "get": ("asapo_work.cli.get", "fetch messages by id or the last one"),
     "query": ("asapo_work.cli.query", "find messages by their metadata"),
-    "doctor": ("asapo.doctor", "check this installation and the services it reaches"),
+    "doctor": ("asapo_work.cli.doctor", "check this installation and the services it reaches"),
 }
 """Sub-command to (module with `add_arguments(parser)` and `run(args) -> exit status`, help line)."""
 
@@ -34,7 +36,15 @@ EXTRA_OF: Final = {"asapo_receive": "server", "asapo_broker": "server", "asapo":
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one sub-command; return 0 when it did its work, 1 when it failed, 2 when it was called wrongly."""
-    argv = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(list(sys.argv[1:] if argv is None else argv))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _run(argv: list[str]) -> int:
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a name that the terminal cannot show is no failure
     chosen = next((word for word in argv if not word.startswith("-")), "")
     parser = argparse.ArgumentParser(
         prog="asapo", description="Detector streaming: from detector to storage to analysis."
@@ -50,7 +60,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 return _missing(name, module, exc)
             room.add_arguments(sub)
             sub.set_defaults(run=room.run)
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    # argparse takes words of an open number in one go only: here they may stand on both sides of an option.
+    if not hasattr(args, "words") or any(word.startswith("-") for word in rest):
+        args = parser.parse_args(argv)
+    else:
+        args.words += rest
     return _guarded(args)
 
 
@@ -61,10 +76,9 @@ def _guarded(args: argparse.Namespace) -> int:
     except AsapoError as exc:
         return _fail(args, exc)
     except BrokenPipeError:
-        sys.stderr.close()  # the reader of our output left, for example `| head`: no fault
+        # The reader of our output left, for example `| head`: no fault, and nothing may be written at exit either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
-    except KeyboardInterrupt:
-        return 130
     return int(status)
 
 

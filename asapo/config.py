@@ -8,13 +8,17 @@ import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 from asapo.errors import ConfigError
 from asapo.wire import limits
 
 T = TypeVar("T")
-MIB = 1024 * 1024
+MIB: Final = 1024 * 1024
+MAX_RECEIVERS: Final = 64
+MAX_DECLARED_KEYS: Final = 2
+"""Live indexes on metadata keys (R14)."""
+LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +29,10 @@ class BrokerConfig:
     """Port of the native protocol on 127.0.0.1; 0 takes a free one."""
     http_port: int = 0
     """Port of the HTTP front; 0 takes a free one."""
+
+    def __post_init__(self) -> None:
+        for name in ("port", "http_port"):
+            _within(f"broker.{name}", getattr(self, name), 0, 65535)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +54,12 @@ class ReceiverConfig:
     session_timeout_s: float = limits.SESSION_TIMEOUT_S
     """A producer not heard for this long no longer holds back ordered readers."""
 
+    def __post_init__(self) -> None:
+        _within("receiver.count", self.count, 1, MAX_RECEIVERS)
+        for name in ("window_bytes", "ingest_bytes", "segment_bytes"):
+            _within(f"receiver.{name}", getattr(self, name), MIB, 2**62)
+        _within("receiver.session_timeout_s", self.session_timeout_s, limits.HEARTBEAT_S, 86_400)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
@@ -58,6 +72,26 @@ class Config:
     receiver: ReceiverConfig = field(default_factory=ReceiverConfig)
     declared_keys: tuple[str, ...] = ()
     """Metadata keys with an index of their own from the start, at most two."""
+
+    def __post_init__(self) -> None:
+        if self.log_level not in LOG_LEVELS:
+            raise ConfigError(
+                f"log_level = {self.log_level!r}: expected one of {', '.join(LOG_LEVELS)}", key="log_level"
+            )
+        if not self.data_dir or "\0" in self.data_dir:
+            raise ConfigError(f"data_dir = {self.data_dir!r}: expected the path of a folder", key="data_dir")
+        if len(self.declared_keys) > MAX_DECLARED_KEYS:
+            raise ConfigError(
+                f"declared_keys names {len(self.declared_keys)} keys: expected at most {MAX_DECLARED_KEYS}, because "
+                "each makes every insert slower",
+                key="declared_keys",
+            )
+
+
+def _within(key: str, value: float, least: float, most: float) -> None:
+    """Raise ConfigError when a number is out of its range, or no number at all."""
+    if not least <= value <= most:
+        raise ConfigError(f"{key} = {value}: expected {least:.12g} to {most:.12g}", key=key)
 
 
 def load_config(path: str | Path | None) -> Config:
@@ -75,8 +109,12 @@ def load_config(path: str | Path | None) -> Config:
             return build(Config, tomllib.load(file), where=str(path))
     except OSError as exc:
         raise ConfigError(f"configuration {path}: {exc.strerror}; give an existing TOML file", key="config") from exc
-    except tomllib.TOMLDecodeError as exc:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as exc:
         raise ConfigError(f"configuration {path}: not TOML: {exc}", key="config") from exc
+    except ConfigError as exc:
+        if exc.message.startswith(f"{path}: "):
+            raise
+        raise ConfigError(f"{path}: {exc.message}", **exc.fields) from None
 
 
 def build(kind: type[T], values: dict[str, Any], *, where: str) -> T:

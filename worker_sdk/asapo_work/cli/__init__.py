@@ -1,0 +1,1 @@
+"""Sub-commands for those who read data: `asapo ls`, `tail`, `get`, `query` and `doctor`."""

@@ -1,0 +1,36 @@
+"""Reading a stream by id without a group, so that no cursor, no lease and no other reader is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from asapo_work.cli.place import Place
+from asapo_work.cli.show import parts_of
+from asapo_work.consumer import Consumer
+from asapo_work.message import Message
+
+PAGE: Final = 250
+"""Messages in one answer: leaves room for long metadata."""
+
+
+def scan(consumer: Consumer, place: Place, *, where: str = "", after: int = 0, upto: int = 0) -> Iterator[Message]:
+    """Return all messages above id `after` (and up to `upto` if that is not 0) by ascending id, datasets in parts."""
+    bound = f" AND _id <= {upto}" if upto else ""
+    condition = f"({where}) AND " if where else ""
+    page = PAGE
+    while True:
+        text = f"{condition}_id > {after}{bound}"
+        found = list(parts_of(consumer.query(text, stream=place.stream, limit=page)))
+        full = len(found) >= page
+        if full:
+            # The last dataset may go on beyond this page: it comes whole with the next one.
+            whole = [message for message in found if message.id != found[-1].id or not message.dataset_size]
+            if not whole:
+                page *= 2
+                continue
+            found = whole
+        yield from found
+        if not full:
+            return
+        after = found[-1].id

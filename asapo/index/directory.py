@@ -42,6 +42,9 @@ class IndexDirectory:
 
     def open(self, beamtime: str) -> SqliteIndex:
         """Return the index of a beamtime, creating it if need be; raises what `SqliteIndex` raises."""
+        index = self._open.get(beamtime)
+        if index is not None:
+            return index
         path = self.path(beamtime)
         with self._lock:
             index = self._open.get(beamtime)

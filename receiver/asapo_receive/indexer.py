@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 MEMORY_BASE: Final = 64
 """Payloads of level `memory` have offsets in one space that only grows; 0 stands for none."""
+GATHER_S: Final = 0.004
+"""Longest that a stored unit waits for others to share its transaction, and only while more are queued."""
 BATCH_MESSAGES: Final = 4096
 """Most messages in one transaction: bounds how long the first of them waits."""
 
@@ -40,6 +42,7 @@ class Indexer:
         finished: Callable[[list[Unit] | list[Request]], None],
         superseded: Callable[[tuple[StreamRef, tuple[int, ...], Unit]], None],
         announce: Callable[[str, list[tuple[str, str, int]]], None],
+        more_coming: Callable[[], bool],
         recent: RecentUnits,
         memory: RecentUnits,
         counters: Counters,
@@ -50,6 +53,7 @@ class Indexer:
         self._finished = finished
         self._superseded = superseded
         self._announce = announce
+        self._more_coming = more_coming
         self._recent = recent
         self._memory = memory
         self._counters = counters
@@ -62,29 +66,35 @@ class Indexer:
 
     def run(self) -> None:
         """Serve until None comes."""
-        ended = False
-        while not ended:
-            batch: list[Unit] = []
-            messages = 0
-            item = self._inbox.get()
-            while True:
-                if type(item) is Unit:
-                    batch.append(item)
-                    messages += len(item.put.ids)
-                else:
-                    self._commit(batch)
-                    batch, messages = [], 0
-                    ended = item is None
-                    if ended:
-                        break
-                    self._control(item)  # type: ignore[arg-type]
-                if messages >= BATCH_MESSAGES:
-                    break
-                try:
-                    item = self._inbox.get_nowait()
-                except queue.Empty:
-                    break
-            self._commit(batch)
+        item = self._inbox.get()
+        while item is not None:
+            if isinstance(item, Unit):
+                batch, behind = self._gather(item)
+                self._commit(batch)
+                item = behind[0] if behind else self._inbox.get()
+            else:
+                self._control(item)
+                item = self._inbox.get()
+
+    def _gather(self, unit: Unit) -> tuple[list[Unit], list[Request | SegmentHandle | None]]:
+        """Return the units for one transaction, and what came behind them when it is no unit.
+
+        Whatever is there goes in. While the writer is behind, units wait in its queue for much longer than
+        `GATHER_S`, so waiting that long for the next ones costs no latency, but saves commits, acks and wake-ups.
+        """
+        batch, messages = [unit], len(unit.put.ids)
+        until_s = time.monotonic() + GATHER_S
+        while messages < BATCH_MESSAGES:
+            patience_s = until_s - time.monotonic() if self._more_coming() else 0.0
+            try:
+                item = self._inbox.get(patience_s > 0, max(0.0, patience_s))
+            except queue.Empty:
+                break
+            if not isinstance(item, Unit):
+                return batch, [item]
+            batch.append(item)
+            messages += len(item.put.ids)
+        return batch, []
 
     def _commit(self, batch: list[Unit]) -> None:
         by_beamtime: dict[str, list[Unit]] = {}

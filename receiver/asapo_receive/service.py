@@ -65,6 +65,7 @@ class Receiver:
             register=self._register_segment,
             finished=lambda items: self._network.finished(items),
             superseded=lambda note: self._writer.submit(note),
+            more_coming=lambda: self._writer.is_behind(),
             announce=self._registrar.announce if self._registrar else lambda *_: None,
             recent=recent,
             memory=memory,

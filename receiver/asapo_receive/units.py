@@ -143,7 +143,8 @@ def _holds_nul(value: Any) -> bool:
 def record_of(unit: Unit, segment: int, receiver_id: str) -> UnitRecord:
     """Return the index's record of the messages of a unit that were stored."""
     return record_from_put(
-        unit.ref, unit.put, base=unit.slot.offset if unit.slot else unit.memory_offset, segment=segment, skip=unit.bad(),
+        unit.ref, unit.put, segment=segment, base=unit.slot.offset if unit.slot else unit.memory_offset,
+        skip=unit.bad(),
         received_ns=unit.received_ns, session=unit.session, receiver_id=receiver_id,
     )  # fmt: skip
 

@@ -39,6 +39,10 @@ class Writer:
         self.submit = self._inbox.put
         """Take a Unit, a Request, or (stream, superseded ids, unit) to note in the journal; None ends `run`."""
 
+    def is_behind(self) -> bool:
+        """Say whether more waits to be stored. Any thread."""
+        return not self._inbox.empty()
+
     def run(self) -> None:
         """Serve until None comes; then close all files."""
         while (item := self._next()) is not None:

@@ -75,6 +75,8 @@ class Tail:
     def begin(self, count: int) -> dict[str, Any]:
         """Show the newest `count` messages and return what is known of the stream."""
         info = self._describe()
+        if self._where:  # alone, so that a complaint about it counts its characters right
+            self._consumer.query(self._where, stream=self._place.stream, limit=1)
         window = scan(self._consumer, self._place, where=self._where, after=max(0, info["closed_below"] - 1))
         self._seen = {(message.id, message.substream) for message in window}
         newest = f"{self._where} ORDER BY _id DESC LIMIT {count}".strip()

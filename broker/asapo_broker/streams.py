@@ -98,8 +98,8 @@ class StreamState:
         assert self.delivery is not None  # noqa: S101 - a group is opened on an open stream
         job, state = found.job, found.state
         self.opening.discard(job.group)
-        if state is None and job.new is None:
-            return
+        if found.error is not None or (state is None and job.new is None):
+            return  # a group whose stored state cannot be read is not begun anew: the next request asks again
         new = job.new
         self.delivery.open_group(
             job.group,

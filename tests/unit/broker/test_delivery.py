@@ -312,6 +312,19 @@ def test_a_restored_group_goes_on_behind_its_floor(world: World) -> None:
     assert world.ids() == [3, 5]
 
 
+def test_a_group_whose_state_cannot_be_read_is_not_begun_anew(world: World) -> None:
+    one = world.session()
+    world.ask(one, n=9)
+    world.open()
+    world.add(1, 2, 3)
+    world.delivery.take(GroupReady(world.job(OpenGroup), error=IndexUnavailable("the disk does not answer")), 0.0)
+    assert [answer.error["code"] for answer in world.answers()] == ["index_unavailable"]
+    assert not world.delivery.changes(), "the stored state must not be written over"
+    world.ask(one, n=9)
+    world.ready(GroupState(True, "", 2, (), (), (), (), 3, 0, 0))
+    assert world.ids() == [3]
+
+
 def test_an_ack_for_a_group_nobody_knows_is_lost(world: World) -> None:
     one = world.session()
     world.delivery.request(one, Acknowledge(9, "det", "s", "g", [[1, 5]]), 0.0)

@@ -101,7 +101,7 @@ class AsyncConsumer:
         messages = await self._run(plans.get_next(place, reading, 1 if n is None else n, wait_s, time.monotonic))
         return messages[0] if n is None else messages
 
-    async def stream(
+    def stream(
         self,
         *,
         group: str,
@@ -133,26 +133,7 @@ class AsyncConsumer:
         place = self._client.place(stream, source)
         reader = StreamReader(self._client.channel, place, reading, settings, time.monotonic)
         self._readers.add(reader)
-        self._client.keep_alive.start(lease_s)
-        plan = reader.read()
-        try:
-            step: Any = _advance(plan.send, None)
-            while not isinstance(step, _Ended):
-                if not isinstance(step, Give):
-                    step = await self._step(plan, step)
-                    continue
-                if batch is None:
-                    for message in step.taken.messages:
-                        step.taken.started += 1
-                        yield message
-                        if reader.due():
-                            reader.report(step.taken.started)
-                else:
-                    step.taken.started = len(step.taken.messages)
-                    yield step.taken.messages
-                step = _advance(plan.send, None)
-        finally:
-            plan.close()
+        return self._iterate(reader, single=batch is None, lease_s=lease_s)
 
     async def acknowledge(
         self,
@@ -263,6 +244,29 @@ class AsyncConsumer:
         return self._client.summary("AsyncConsumer")
 
     # ----------------------------------------------------------------------------------------------------------------
+
+    async def _iterate(self, reader: StreamReader, *, single: bool, lease_s: float) -> AsyncGenerator[Any, None]:
+        """Carry a stream's plan out, giving its messages to the loop."""
+        self._client.keep_alive.start(lease_s)
+        plan = reader.read()
+        try:
+            step: Any = _advance(plan.send, None)
+            while not isinstance(step, _Ended):
+                if not isinstance(step, Give):
+                    step = await self._step(plan, step)
+                    continue
+                if single:
+                    for message in step.taken.messages:
+                        step.taken.started += 1
+                        yield message
+                        if reader.due():
+                            reader.report(step.taken.started)
+                else:
+                    step.taken.started = len(step.taken.messages)
+                    yield step.taken.messages
+                step = _advance(plan.send, None)
+        finally:
+            plan.close()
 
     async def _run(self, plan: Plan[T]) -> T:
         """Carry a plan out, waiting in the event loop."""

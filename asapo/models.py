@@ -162,7 +162,8 @@ class Row(NamedTuple):
     dataset_size: int
     """Parts of the dataset; 0 for a message that is no dataset part."""
     segment: int
-    """Number of the segment in the beamtime's index; 0 when the bytes are in a receiver's cache only."""
+    """Number of the segment in the beamtime's index; below 0 when the bytes are in a receiver's memory only, which has
+    that number without the sign."""
     offset: int
     """First byte of the payload in the segment."""
     size: int

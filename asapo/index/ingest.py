@@ -280,8 +280,8 @@ def _look_at(
         errors.append((index, DuplicateId(what, message_id=row[2], substream=row[3])))
     elif (segment, offset) == (row[5], row[6]):
         return  # the very same bytes: a journal replayed, or a commit repeated because its answer was lost
-    elif segment == 0:
-        # Only a cache held it; now it lies on disk, and this copy is the one to keep.
+    elif segment <= 0:
+        # Only a memory held it; this copy is newer, or even lies on disk.
         connection.execute("UPDATE message SET segment = ?, offset = ? WHERE key = ?", (row[5], row[6], key))
     else:
         superseded.append(index)

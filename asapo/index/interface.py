@@ -57,7 +57,7 @@ class UnitRecord:
     t_acq_ns: Sequence[int]
     t_ingest_ns: int
     segment: int = 0
-    """The index's number of the segment; 0 when the bytes are in a cache only."""
+    """The index's number of the segment; 0 or below when the bytes are in a memory only (`models.Row`)."""
     format: Format = PLAIN
     substream: int = 0
     dataset_size: int = 0

@@ -61,7 +61,7 @@ class MemoryStream:
             return DuplicateId(what, message_id=row.id, substream=row.substream), False
         if (found.segment, found.offset) == (row.segment, row.offset):
             return None, False
-        if found.segment == 0:
+        if found.segment <= 0:
             self.rows[place] = found._replace(segment=row.segment, offset=row.offset)
             return None, False
         return None, True

@@ -29,7 +29,8 @@ class Tables:
 
     def learn(self, index: MetadataIndex, rows: Sequence[RowTuple]) -> None:
         """Fetch what these rows refer to and is not known yet."""
-        if missing := _unknown(map(_segment, rows), self._segments):
+        # Below 0 stands for a receiver's memory, which has a number like any segment.
+        if missing := _unknown(map(abs, map(_segment, rows)), self._segments):
             self._segments.update(index.segments(missing))
         if missing := _unknown(map(_format, rows), self._formats):
             for no, found in index.formats(missing).items():
@@ -53,7 +54,7 @@ class Tables:
         return Rows(request, rows, segments, formats, origins, **extra)  # type: ignore[arg-type]
 
     def _tell(self, no: int, registry: Registry, said: dict[int, list[str]]) -> list[str] | None:
-        info = self._segments.get(no)
+        info = self._segments.get(abs(no))
         if info is None:
             return None
         address = registry.data_address(info.receiver_id, info.tier_uuid)

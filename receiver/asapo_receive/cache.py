@@ -7,9 +7,13 @@ from bisect import bisect_right
 from collections import OrderedDict, deque
 from typing import Any
 
+Segment = tuple[str, int]
+
 
 class RecentUnits:
     """The last units of each segment, bounded in bytes; the oldest are forgotten first.
+
+    A segment is named by beamtime and number, because every beamtime has numbers of its own.
 
     A unit's payload is kept as the object that came from the link, so keeping it copies nothing. Any thread.
     """
@@ -17,11 +21,11 @@ class RecentUnits:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._held_bytes = 0
-        self._order: deque[tuple[int, int]] = deque()
-        self._segments: OrderedDict[int, tuple[list[int], list[Any]]] = OrderedDict()
+        self._order: deque[tuple[Segment, int]] = deque()
+        self._segments: OrderedDict[Segment, tuple[list[int], list[Any]]] = OrderedDict()
         self._lock = threading.Lock()
 
-    def add(self, segment: int, offset: int, payload: Any) -> None:
+    def add(self, segment: Segment, offset: int, payload: Any) -> None:
         """Keep the payload of the unit that begins at `offset`; offsets of a segment ascend."""
         nbytes = len(payload)
         if not nbytes or nbytes > self._limit_bytes:
@@ -45,7 +49,7 @@ class RecentUnits:
             del self._segments[segment]
         self._held_bytes -= nbytes
 
-    def find(self, segment: int, offset: int, size: int) -> memoryview | None:
+    def find(self, segment: Segment, offset: int, size: int) -> memoryview | None:
         """Return the bytes [offset, offset + size) of a segment when they are still here."""
         with self._lock:
             starts, payloads = self._segments.get(segment, ([], []))

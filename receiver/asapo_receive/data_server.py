@@ -151,11 +151,11 @@ class DataServer:
     def _read(self, ref: StreamRef, row: Row, begin: int, length: int) -> Any:
         if not length:
             return b""
-        held = self._memory if row.segment == 0 else self._recent
-        view = held.find(row.segment, row.offset + begin, length)
+        held = self._memory if row.segment <= 0 else self._recent
+        view = held.find((ref.beamtime, row.segment), row.offset + begin, length)
         if view is not None:
             return view
-        if row.segment == 0:
+        if row.segment <= 0:
             raise StorageError(
                 f"message {row.id} of {ref} was kept in memory only and has been forgotten; "
                 "send with level='written' what must stay"

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 
 MEMORY_BASE: Final = 64
 """Payloads of level `memory` have offsets in one space that only grows; 0 stands for none."""
-GATHER_S: Final = 0.004
+GATHER_S: Final = 0.02
 """Longest that a stored unit waits for others to share its transaction, and only while more are queued."""
 BATCH_MESSAGES: Final = 4096
 """Most messages in one transaction: bounds how long the first of them waits."""
@@ -37,6 +37,7 @@ class Indexer:
         self,
         directory: IndexDirectory,
         receiver_id: str,
+        epoch: int,
         *,
         register: Callable[[MetadataIndex, SegmentHandle], int],
         finished: Callable[[list[Unit] | list[Request]], None],
@@ -63,6 +64,8 @@ class Indexer:
         self.abandon = False
         """Set to give up on an index that is away, when the receiver must stop."""
         self._memory_offset = MEMORY_BASE
+        self._memory_name = f"memory:{receiver_id}-{epoch}"
+        self._memory_segments: dict[str, int] = {}
 
     def run(self) -> None:
         """Serve until None comes."""
@@ -131,11 +134,21 @@ class Indexer:
             if not unit.memory_offset:
                 unit.memory_offset = self._memory_offset
                 self._memory_offset += aligned(unit.nbytes)
-            return record_of(unit, 0, self._receiver_id)
+            return record_of(unit, -self._memory_segment(index, unit), self._receiver_id)
         segment = unit.slot.segment
         if segment.index_no is None:
             segment.index_no = self._register(index, segment)
         return record_of(unit, segment.index_no, self._receiver_id)
+
+    def _memory_segment(self, index: MetadataIndex, unit: Unit) -> int:
+        """Return the number under which this life's memory is known: readers must find the one that has the bytes."""
+        beamtime = unit.ref.beamtime
+        number = self._memory_segments.get(beamtime)
+        if number is None:
+            number = self._register(index, SegmentHandle(unit.ref, self._memory_name, 0))
+            index.close_segment(number)  # there is no journal to be replayed
+            self._memory_segments[beamtime] = number
+        return number
 
     def _settle(self, unit: Unit, errors: tuple[tuple[int, AsapoError], ...], superseded: tuple[int, ...]) -> None:
         """Note the outcome, keep the payload for remote readers, let go of it otherwise."""
@@ -148,9 +161,10 @@ class Indexer:
             ids = tuple(unit.put.ids[stored[at] if stored else at] for at in superseded)
             self._superseded((unit.ref, ids, unit))
         if unit.slot is None:
-            self._memory.add(0, unit.memory_offset, unit.payload)
+            if (number := self._memory_segments.get(unit.ref.beamtime)) is not None:
+                self._memory.add((unit.ref.beamtime, -number), unit.memory_offset, unit.payload)
         elif unit.slot.segment.index_no is not None:
-            self._recent.add(unit.slot.segment.index_no, unit.slot.offset, unit.payload)
+            self._recent.add((unit.ref.beamtime, unit.slot.segment.index_no), unit.slot.offset, unit.payload)
         unit.payload = None
 
     def _patiently(self, step: Callable[[], None]) -> None:

@@ -62,6 +62,7 @@ class Receiver:
         self._indexer = Indexer(
             self._directory,
             settings.receiver_id,
+            self._epoch.number,
             register=self._register_segment,
             finished=lambda items: self._network.finished(items),
             superseded=lambda note: self._writer.submit(note),

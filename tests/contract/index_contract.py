@@ -158,6 +158,13 @@ class IndexContract:
         assert row[4:6] == (4, 640)
         assert index.commit([unit([1], segment=0)])[0].superseded == (0,)
 
+    def test_of_two_places_in_memories_the_newer_one_is_kept(self, index: MetadataIndex) -> None:
+        index.commit([unit([1], segment=-3, offsets=[64])])
+        (outcome,) = index.commit([unit([1], segment=-4, offsets=[640])])
+        assert tuple(outcome) == (0, 1, (), ())
+        (row,) = index.rows_after_seq(number(index), 0, 10)
+        assert row[4:6] == (-4, 640)
+
     @pytest.mark.parametrize("bad", [0, -1, MAX_ID + 1, -(2**64)])
     def test_an_impossible_id_is_refused_alone(self, index: MetadataIndex, bad: int) -> None:
         (outcome,) = index.commit([unit([1, bad, 2], checksums=[0, 0, 0])])

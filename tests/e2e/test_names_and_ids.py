@@ -135,8 +135,10 @@ def test_batches_need_ascending_ids(producer: Producer) -> None:
 
 
 def test_numpy_integers_are_ids(producer: Producer, consumer: Consumer) -> None:
-    producer.send_batch([b"x", b"y"], ids=np.array([3, 9]), stream="numpy ids").result(PATIENCE_S)
-    producer.send(b"z", id=np.uint64(11), stream="numpy ids").result(PATIENCE_S)
+    ids: Any = np.array([3, 9])
+    one: Any = np.uint64(11)
+    producer.send_batch([b"x", b"y"], ids=ids, stream="numpy ids").result(PATIENCE_S)
+    producer.send(b"z", id=one, stream="numpy ids").result(PATIENCE_S)
     assert [message.id for message in consumer.get_by_id([3, 9, 11], stream="numpy ids")] == [3, 9, 11]
 
 

@@ -24,7 +24,7 @@ Access = Literal["auto", "map", "fetch"]
 DIGEST_MASK: Final = 2**64 - 1
 """Rows carry the checksum as a signed integer because databases do."""
 CACHED: Final = 0
-"""Segment number of bytes that lie in a receiver's memory only."""
+"""Segment numbers up to this are those of bytes that lie in a receiver's memory only."""
 MAX_PLACES: Final = 4096
 """Segments whose way is remembered; all are forgotten at once when there are more."""
 
@@ -109,7 +109,7 @@ class MessagePayloads:
         if known is not None and known.entry == entry:
             return known
         if entry is None:
-            where = "in the memory of a receiver only" if number == CACHED else f"in segment {number}"
+            where = "in the memory of a receiver only" if number <= CACHED else f"in segment {number}"
             raise StorageError(
                 f"{batch.source}/{batch.stream} message {row[0]} is {where}, and no receiver that has it is known; "
                 "check that the receiver that took it in is running"
@@ -118,7 +118,7 @@ class MessagePayloads:
             segment = SegmentInfo(*entry[:5])
         except TypeError as exc:
             raise RemoteProtocolError("the broker sent a table of segments that is none") from exc
-        mappable = number != CACHED and self._access != "fetch" and self._reader.maps.can_map(segment)
+        mappable = number > CACHED and self._access != "fetch" and self._reader.maps.can_map(segment)
         if len(self._places) >= MAX_PLACES:
             self._places.clear()
         place = self._places[number] = _Place(entry, segment, mappable)

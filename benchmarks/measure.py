@@ -69,11 +69,8 @@ def warm_memory(folder: Path, nbytes: int) -> None:
 
 @contextmanager
 def bench_folder() -> Iterator[Path]:
-    """Give a folder for the files of a benchmark: `ASAPO_BENCH_DIR`, else memory-backed, else the temporary one."""
-    given = os.environ.get("ASAPO_BENCH_DIR")
-    shm = Path("/dev/shm")
-    base = Path(given) if given else shm if shm.is_dir() and os.access(shm, os.W_OK) else Path(tempfile.gettempdir())
-    folder = Path(tempfile.mkdtemp(prefix="asapo-bench-", dir=base))
+    """Give a folder for the files of a benchmark: in `ASAPO_BENCH_DIR`, else in the temporary folder of the system."""
+    folder = Path(tempfile.mkdtemp(prefix="asapo-bench-", dir=os.environ.get("ASAPO_BENCH_DIR")))
     try:
         yield folder
     finally:

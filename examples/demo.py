@@ -27,6 +27,7 @@ from asapo_produce.detectors.ledger import Ledger
 from asapo_produce.detectors.pacing import Pacer
 from asapo_produce.detectors.readers.choose import ReadSettings, open_recordings
 from asapo_produce.detectors.replay import Replay, ReplaySettings
+from asapo_work import Message
 
 BEAMTIME = "demo"
 STREAM = "run1"
@@ -42,6 +43,7 @@ class TimedProducer:
         self._producer = producer
         self.sent_ns: dict[int, int] = {}
         self.finish_stream = producer.finish_stream
+        self.set_stream_meta = producer.set_stream_meta
 
     def send(self, data: Any, *, id: int, **more: Any) -> Any:
         """Send one message."""
@@ -69,7 +71,10 @@ def start_worker(url: str) -> subprocess.Popen[str]:
     """Start one of the workers that share the group."""
     script = Path(__file__).with_name("hit_worker.py")
     argv = [sys.executable, str(script), url, "--beamtime", BEAMTIME, "--stream", STREAM]
-    return subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    worker = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    assert worker.stdout is not None
+    assert worker.stdout.readline(), "the worker did not start; the lines above say why"
+    return worker
 
 
 def replay(url: str, run: ExampleRun) -> tuple[TimedProducer, Ledger, float]:
@@ -93,10 +98,16 @@ def stored_messages(data_dir: Path) -> int:
     return count
 
 
+def origin_id(result: Message) -> int:
+    """Return the id of the raw frame that a result was computed from."""
+    assert result.origin is not None
+    return result.origin.message_id
+
+
 def check_best(consumer: Consumer, run: ExampleRun) -> int:
     """Ask for the frames with the most lit pixels and compare each raw frame with what the run holds."""
     scores = consumer.query(f"lit_pixels > 0 ORDER BY lit_pixels DESC LIMIT {BEST}", source="hits", stream=STREAM)
-    raw = consumer.get_by_id([s.origin.message_id for s in scores], source="detector", stream=STREAM)
+    raw = consumer.get_by_id([origin_id(score) for score in scores], source="detector", stream=STREAM)
     for message in raw:
         train_id, pulse_id = message.meta["train_id"], message.meta["pulse_id"]
         if not np.array_equal(message.data, run.frame(train_id, pulse_id)):
@@ -127,13 +138,14 @@ def run_demo(data_dir: Path, trains: int, pulses: int) -> bool:
     try:
         workers = [start_worker(where["native"]) for _ in range(WORKERS)]
         timed, ledger, seconds = replay(where["native"], run)
-        shares = [int(worker.communicate(timeout=60)[0] or 0) for worker in workers]
+        shares = [int(worker.communicate(timeout=60)[0].split()[-1]) for worker in workers]
         with urllib.request.urlopen(f"{where['http']}/health") as answer:
             healthy = answer.status == 200
         with Consumer(where["native"], beamtime=BEAMTIME) as consumer:
             indexed = consumer.stream_info(stream=STREAM, source="detector")["n_messages"]
-            results = {m.origin.message_id: m for m in consumer.query("lit_pixels >= 0", source="hits", stream=STREAM,
-                                                                     limit=10_000)}  # fmt: skip
+            results = {
+                origin_id(m): m for m in consumer.query("lit_pixels >= 0", source="hits", stream=STREAM, limit=10_000)
+            }
             hits_in_best = check_best(consumer, run)
     finally:
         services.terminate()

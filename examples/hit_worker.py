@@ -28,7 +28,9 @@ def score(messages: list[Message]) -> list[Result]:
             "photons": int(frame.sum(dtype=np.int64)),
             "taken_ns": taken_ns,
         }
-        results.append(Result(meta={**meta, "train_id": message.meta["train_id"], "pulse_id": message.meta["pulse_id"]}))
+        results.append(
+            Result(meta={**meta, "train_id": message.meta["train_id"], "pulse_id": message.meta["pulse_id"]})
+        )
     return results
 
 
@@ -45,6 +47,7 @@ def main() -> None:
         Consumer(args.url, beamtime=args.beamtime, source=args.source) as consumer,
         Producer(args.url, beamtime=args.beamtime, source=args.out) as producer,
     ):
+        print("ready", flush=True)
         counts = run_stage(
             consumer, producer, score, group="hit-finder", stream=args.stream, batch=16, follow=None, timeout_s=60.0
         )

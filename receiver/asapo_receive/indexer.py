@@ -44,6 +44,7 @@ class Indexer:
         superseded: Callable[[tuple[StreamRef, tuple[int, ...], Unit]], None],
         announce: Callable[[str, list[tuple[str, str, int]]], None],
         more_coming: Callable[[], bool],
+        gather_bytes: int,
         recent: RecentUnits,
         memory: RecentUnits,
         counters: Counters,
@@ -55,6 +56,7 @@ class Indexer:
         self._superseded = superseded
         self._announce = announce
         self._more_coming = more_coming
+        self._gather_bytes = gather_bytes
         self._recent = recent
         self._memory = memory
         self._counters = counters
@@ -85,10 +87,11 @@ class Indexer:
         Whatever is there goes in. While the writer is behind, units wait in its queue for much longer than
         `GATHER_S`, so waiting that long for the next ones costs no latency, but saves commits, acks and wake-ups.
         """
-        batch, messages = [unit], len(unit.put.ids)
+        batch, messages, nbytes = [unit], len(unit.put.ids), unit.nbytes
         until_s = time.monotonic() + GATHER_S
         while messages < BATCH_MESSAGES:
-            patience_s = until_s - time.monotonic() if self._more_coming() else 0.0
+            patient = nbytes < self._gather_bytes and self._more_coming()
+            patience_s = until_s - time.monotonic() if patient else 0.0
             try:
                 item = self._inbox.get(patience_s > 0, max(0.0, patience_s))
             except queue.Empty:
@@ -97,6 +100,7 @@ class Indexer:
                 return batch, [item]
             batch.append(item)
             messages += len(item.put.ids)
+            nbytes += item.nbytes
         return batch, []
 
     def _commit(self, batch: list[Unit]) -> None:

@@ -67,6 +67,8 @@ class Receiver:
             finished=lambda items: self._network.finished(items),
             superseded=lambda note: self._writer.submit(note),
             more_coming=lambda: self._writer.is_behind(),
+            # A producer whose credit is used up must not wait for us while we wait for it.
+            gather_bytes=settings.window_bytes // 4,
             announce=self._registrar.announce if self._registrar else lambda *_: None,
             recent=recent,
             memory=memory,

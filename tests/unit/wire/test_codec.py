@@ -46,7 +46,8 @@ def a_put(**changes: Any) -> Put:
 
 
 def header(kind: int, body: Any, version: tuple[int, int] = VERSION) -> bytes:
-    return PREFIX.pack(MAGIC, *version, kind) + msgpack.packb(body)
+    packed: bytes = msgpack.packb(body)
+    return PREFIX.pack(MAGIC, *version, kind) + packed
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)

@@ -5,7 +5,7 @@ import pytest
 from asapo.errors import LocalProtocolError, RemoteProtocolError
 from asapo.wire.events import KINDS, Bye, Goodbye, Hello, Welcome
 from asapo.wire.put import Put
-from asapo.wire.session import CLIENTS, SPOKEN, Role, State, advance
+from asapo.wire.session import CLIENTS, SPOKEN, AnyEvent, Role, State, advance
 
 ALL = [Put, *KINDS.values()]
 
@@ -26,7 +26,7 @@ def expected(role: Role, state: State, kind: type) -> State | None:
 @pytest.mark.parametrize("state", State)
 @pytest.mark.parametrize("kind", ALL, ids=lambda kind: kind.__name__)
 def test_the_table_says_who_may_say_what_when(role: Role, state: State, kind: type) -> None:
-    event = kind.__new__(kind)
+    event: AnyEvent = object.__new__(kind)
     following = expected(role, state, kind)
     if following is not None:
         assert advance(role, state, event, RemoteProtocolError) is following

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import signal
 import subprocess
@@ -49,6 +50,10 @@ class Service:
     command: list[str]
     """Sub-command and options, for example ["receiver"]."""
     settings: dict[str, Any]
+    module: str = "asapo"
+    """Python module that runs the command; tests have one that adds faults."""
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Variables beside our own."""
     pin: Callable[[Mapping[str, Any]], dict[str, Any]] = lambda _ready: {}
     """Settings to keep for a restart, from the ready line: ports that were free ones become fixed."""
     ready: dict[str, Any] = field(default_factory=dict)
@@ -74,10 +79,11 @@ class Service:
         ServiceStopped
             If `stopping` was set meanwhile.
         """
-        argv = [sys.executable, "-m", "asapo", *self.command, "--supervised"]
+        argv = [sys.executable, "-m", self.module, *self.command, "--supervised"]
         # A group of its own: a terminal's Ctrl-C reaches us only, and we end the services in order.
         group = None if sys.platform == "win32" else 0
-        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=group)
+        env = {**os.environ, **self.environment}
+        process = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, process_group=group, env=env)
         self.process, self.started_s = process, time.monotonic()
         assert process.stdin is not None
         try:

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 VARIABLE: Final = "ASAPO_FAULTS"
-"""Environment variable with the faults of a whole process, for example `pwrite:17:kill,append:3:ENOSPC:.idx`."""
+"""Environment variable with the faults of a whole process, for example `pwrite:17:kill,append:3:ENOSPC:.idx`, or one
+that a test switches on by making a file, for example `switch:/tmp/on:ENOSPC:stream1`."""
 WRITES: Final = frozenset({"pwrite", "append"})
 
 
@@ -102,6 +104,38 @@ def _halved(args: Iterable[Any]) -> list[Any]:
     return [fd, [half], *offset] if offset else [fd, half]
 
 
+class SwitchedFiles(FileOps):
+    """Calls fail, or wait, as long as a file is there: a test switches faults of another process on and off by it."""
+
+    def __init__(
+        self, switch: str, *, action: str = "stuck", operations: Iterable[str] = WRITES, path_part: str = ""
+    ) -> None:
+        if action != "stuck" and not hasattr(errno, action):
+            raise ConfigError(f"fault action {action!r}: expected stuck or an errno name")
+        self.switch = switch
+        self.action = action
+        self.operations = frozenset(operations)
+        self.path_part = path_part
+
+    @classmethod
+    def parse(cls, text: str) -> SwitchedFiles:
+        """Read `switch:FILE:action` or `switch:FILE:action:path_part`."""
+        parts = text.split(":")
+        if len(parts) not in {3, 4}:
+            raise ConfigError(f"fault {text!r}: expected switch:FILE:action or switch:FILE:action:path_part")
+        return cls(parts[1], action=parts[2], path_part="".join(parts[3:]))
+
+    def invoke(self, operation: str, path: str, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do the call unless the switch is on."""
+        if operation in self.operations and self.path_part in path:
+            if self.action != "stuck" and os.path.exists(self.switch):
+                number = getattr(errno, self.action)
+                raise OSError(number, os.strerror(number), path)
+            while os.path.exists(self.switch):
+                time.sleep(0.01)
+        return call(*args, **kwargs)
+
+
 class SlowFiles(FileOps):
     """A file system that does not answer: calls of the named operations wait while `stuck` is set."""
 
@@ -161,12 +195,13 @@ class FullDisk(FileOps):
         return call(*shorter)  # type: ignore[call-arg]
 
 
-def install_from_environment() -> FaultyFiles | None:
+def install_from_environment() -> FileOps | None:
     """Make the faults named in `ASAPO_FAULTS` those of this process; None when there are none."""
     text = os.environ.get(VARIABLE, "")
     if not text:
         return None
-    files = FaultyFiles(*map(Fault.parse, text.split(",")))
+    files: FileOps
+    files = SwitchedFiles.parse(text) if text.startswith("switch:") else FaultyFiles(*map(Fault.parse, text.split(",")))
     install_files(files)
     return files
 

@@ -9,12 +9,14 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from asapo.config import Config
 from asapo.supervise import Service
+from asapo.testing.faults import VARIABLE
 from asapo.up import core_service, http_service, receiver_service
 
 
@@ -31,13 +33,15 @@ class LocalServices:
         Start the HTTP front, too.
     log_level : str
         Level of the services' log lines on stderr.
+    faults : map of service name to faults, optional
+        Faults of the file operations of services, as `asapo.testing.faults.VARIABLE` takes them.
     receiver : keyword arguments
         Fields of `asapo.config.ReceiverConfig`.
     """
 
     def __init__(
         self, data_dir: str | Path, *, receivers: int = 1, http: bool = False, log_level: str = "warning",
-        declared_keys: tuple[str, ...] = (), **receiver: Any,
+        declared_keys: tuple[str, ...] = (), faults: Mapping[str, str] | None = None, **receiver: Any,
     ) -> None:  # fmt: skip
         base = Config()
         self._config = dataclasses.replace(
@@ -50,6 +54,7 @@ class LocalServices:
         )
         self._first_receivers = receivers
         self._with_http = http
+        self._faults = faults or {}
         self._services: dict[str, Service] = {}
         self.native = ""
         """Address for producers and consumers."""
@@ -80,6 +85,8 @@ class LocalServices:
 
     def _add(self, name: str, service: Service) -> Service:
         self._services[name] = service
+        if name in self._faults:
+            service.module, service.environment = "asapo.testing.faults", {VARIABLE: self._faults[name]}
         service.start()
         return service
 

@@ -245,7 +245,9 @@ class Load:
         wait_until(more, f"{n} more messages are acknowledged ({self.producer!r})")
 
     def stop(self) -> None:
-        """Stop sending and wait for every outcome."""
+        """Stop sending and wait for every outcome; nothing to do the second time."""
+        if self._stopping.is_set():
+            return
         self._stopping.set()
         self._thread.join(PATIENCE_S)
         if self.error is not None:

@@ -16,13 +16,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Final
 
+import xxhash
+
 from asapo import logs
 from asapo.config import LOG_LEVELS, MAX_RECEIVERS, Config, load_config
 from asapo.errors import ConfigError, ConnectFailed, StorageError
 from asapo.service import stop_on_signal
 from asapo.supervise import Service, ServiceStopped, Supervisor
 
-_SOCKET: Final = re.compile(r"asapo-(\d+)-r\d+\.sock\Z", re.ASCII)
+_SOCKET: Final = re.compile(r"asapo-(\d+)-[0-9a-f]{8}-r\d+\.sock\Z", re.ASCII)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -109,8 +111,9 @@ def _state(config: Config) -> str:
 
 
 def _socket(config: Config, number: int) -> Path:
-    """Return a short path for a Unix socket: the system allows 107 bytes."""
-    return _runtime_dir() / f"asapo-{os.getpid()}-r{number}.sock"
+    """Return a short path for a Unix socket, because the system allows 107 bytes; no other run takes the same."""
+    folder = xxhash.xxh3_64_hexdigest(config.data_dir.encode("utf-8", "surrogateescape"))[:8]
+    return _runtime_dir() / f"asapo-{os.getpid()}-{folder}-r{number}.sock"
 
 
 def _runtime_dir() -> Path:

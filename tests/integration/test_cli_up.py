@@ -231,10 +231,10 @@ def test_sockets_of_killed_runs_are_cleared_away_and_those_of_others_kept(tmp_pa
     runtime = tmp_path / "run"
     runtime.mkdir()
     with socket.socket(socket.AF_UNIX) as ours, socket.socket(socket.AF_UNIX) as dead:
-        ours.bind(str(runtime / f"asapo-{os.getpid()}-r1.sock"))
+        ours.bind(str(runtime / f"asapo-{os.getpid()}-0123abcd-r1.sock"))
         gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
-        dead.bind(str(runtime / f"asapo-{int(gone.stdout)}-r1.sock"))
-    (runtime / "asapo-1-r1.sock").write_text("no socket", encoding="utf-8")
+        dead.bind(str(runtime / f"asapo-{int(gone.stdout)}-0123abcd-r1.sock"))
+    (runtime / "asapo-1-0123abcd-r1.sock").write_text("no socket", encoding="utf-8")
     running = Up(runtime, "--data", str(tmp_path / "data"))
     running.end()
-    assert running.sockets() == sorted(["asapo-1-r1.sock", f"asapo-{os.getpid()}-r1.sock"])
+    assert running.sockets() == sorted(["asapo-1-0123abcd-r1.sock", f"asapo-{os.getpid()}-0123abcd-r1.sock"])

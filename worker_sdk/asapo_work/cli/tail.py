@@ -58,7 +58,8 @@ class Tail:
     """Shows messages of a stream, each once.
 
     The stream is read by id: every look asks for the ids above the last watermark (R7), because at and above it ids may
-    still come in between, and leaves out those that were shown.
+    still come in between, and leaves out those that were shown. What arrives below the watermark, although its sender
+    had declared that it would not, is not shown here (a group gets it, flagged late).
     """
 
     def __init__(self, consumer: Consumer, place: Place, *, where: str, as_json: bool) -> None:

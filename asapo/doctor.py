@@ -72,10 +72,17 @@ def _packages() -> Check:
 
 
 def _extras() -> Check:
-    there = [extra for extra, modules in EXTRAS.items() if all(map(importlib.util.find_spec, modules))]
+    there = [extra for extra, modules in EXTRAS.items() if all(map(_is_there, modules))]
     absent = [extra for extra in EXTRAS if extra not in there]
     found = f"present: {', '.join(there) or 'none'}; absent: {', '.join(absent) or 'none'}"
     return Check("extras", OK, found, f"if needed: pip install 'asapo[{','.join(absent)}]'" if absent else "")
+
+
+def _is_there(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ImportError:
+        return False
 
 
 def _malloc() -> Check:

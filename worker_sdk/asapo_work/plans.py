@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
-from asapo.errors import Gap, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
+from asapo.errors import Gap, LeaseLost, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
 from asapo.models import Origin, check_id, check_name
 from asapo.wire.events import (
     Acknowledge,
@@ -214,11 +214,19 @@ def by_place(given: Given, place: Callable[[], Place]) -> list[tuple[dict[str, A
 
 
 def acknowledge(given: Given, place: Callable[[], Place], group: str, timeout_s: float) -> Plan[None]:
-    """Say that these are done, one request per stream."""
+    """Say that these are done, one request per stream; LeaseLost when some of them are somebody else's now."""
+    lost: list[int] = []
     for stream, ids, messages in by_place(given, place):
         fields = {**stream, "group": check_name("group", group), "ranges": ranges_of(ids)}
-        _expect((yield Ask(Acknowledge, fields, timeout_s)), Done)
+        answer = _expect((yield Ask(Acknowledge, fields, timeout_s)), Done)
+        lost += answer.result.get("lost", ())
         _mark_settled(messages)
+    if lost:
+        raise LeaseLost(
+            f"messages {lost[:10]} were given to somebody else before they were acknowledged; work for less than the "
+            "lease, or give a longer `lease_s`",
+            message_ids=lost,
+        )
 
 
 def hand_back(

@@ -16,6 +16,7 @@ from typing import Any
 from asapo.errors import AsapoError, LocalProtocolError, RemoteProtocolError, from_wire
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import (
+    Acknowledge,
     Beat,
     Bye,
     Done,
@@ -35,6 +36,7 @@ logger = logging.getLogger(__name__)
 
 SERVER_OF = {Role.CONSUMER: Role.BROKER, Role.READER: Role.DATA_SERVER}
 BEAT = encode(Beat())
+LOST_TEXT = "messages %s were done here after they were given to somebody else"
 
 
 class Call:
@@ -153,7 +155,7 @@ class ClientSession:
         if call is None:
             return  # a second answer to a request that was repeated
         if isinstance(event, (Rows, Failed)) and event.lost:
-            logger.warning("messages %s were done here after they were given to somebody else", event.lost)
+            logger.warning(LOST_TEXT, event.lost)
         if isinstance(event, Failed):
             call.finish(None, error=error_of(event.error))
         else:
@@ -174,6 +176,8 @@ def log_failure(call: Call) -> None:
     """Report the failure of a request that nobody waits for, unless it is our own leaving before its answer."""
     if call.error is not None and not isinstance(call.error, LocalProtocolError):
         logger.warning("%s was refused: %s", type(call.request).__name__, call.error)
+    elif isinstance(call.request, Acknowledge) and isinstance(call.answer, Done) and call.answer.result.get("lost"):
+        logger.warning(LOST_TEXT, call.answer.result["lost"])
 
 
 def error_of(fields: dict[Any, Any]) -> AsapoError:

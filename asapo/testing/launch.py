@@ -107,10 +107,19 @@ class LocalServices:
         """Return what the service said in its ready line."""
         return self._services[name].ready
 
+    def ended(self, name: str) -> bool:
+        """Return True when a service has ended by itself, for example by a fault."""
+        return self._services[name].ended
+
+    def cure(self, name: str) -> None:
+        """Let a service work without faults from its next start on."""
+        self._services[name].environment = {}
+
     def kill(self, name: str) -> None:
         """End a service by SIGKILL."""
         service = self._services[name]
-        os.kill(self.pid(name), signal.SIGKILL)
+        if not service.ended:
+            os.kill(self.pid(name), signal.SIGKILL)
         service.stop()
 
     def end(self, name: str) -> int:

@@ -1,6 +1,7 @@
 """Processes come and go under load: nothing acknowledged is lost, doubled, changed or out of order."""
 
 import itertools
+import os
 import random
 import signal
 import statistics
@@ -97,6 +98,47 @@ def test_receivers_killed_under_load_lose_nothing(tmp_path: Path) -> None:
 def test_a_core_killed_under_load_delivers_everything_in_order(tmp_path: Path) -> None:
     with LocalServices(tmp_path, receivers=1) as services:
         _kill_rounds(services, ["broker"], 3, stream="core")
+
+
+def test_everything_killed_at_once_loses_nothing(tmp_path: Path) -> None:
+    ledger = Ledger("all at once")
+    with LocalServices(tmp_path, receivers=2) as services, producer_of(services) as producer:
+        reader = OrderedReader(services, ledger)
+        reader.start()
+        with under_load(producer, ledger, sparse_ids()) as load:
+            load.wait_for_more()
+            names = ["r1", "r2", "broker"]
+            for name in names:
+                os.kill(services.pid(name), signal.SIGKILL)
+            acked = set(ledger.acked)
+            for name in names:
+                services.kill(name)
+                services.restart(name)
+            with consumer_of(services) as consumer:
+                ledger.check_by_id(consumer, acked)
+            load.wait_for_more()
+        producer.finish_stream(ledger.stream)
+        ids = reader.finish()
+        assert list(dict.fromkeys(ids)) == sorted(ledger.acked) == ledger.check_all(services)
+        assert not ledger.failed
+
+
+@pytest.mark.parametrize("fault", ["pwrite:25:tear", "pwrite:25:after", "append:40:tear:.idx", "append:40:after:.idx"])
+def test_a_receiver_that_dies_in_the_middle_of_a_write_loses_nothing(tmp_path: Path, fault: str) -> None:
+    ledger = Ledger("torn", sizes=(1_000, 5_000, 300_000))
+    with LocalServices(tmp_path, faults={"r1": fault}, log_level="error") as services:
+        with producer_of(services, pack=False) as producer:
+            with under_load(producer, ledger, sparse_ids()) as load:
+                wait_until(lambda: services.ended("r1"), "the receiver has met its fault")
+                services.cure("r1")
+                services.kill("r1")
+                services.restart("r1")
+                load.wait_for_more()
+            producer.finish_stream(ledger.stream)
+        assert not ledger.failed
+        assert ledger.check_all(services) == sorted(ledger.acked)
+        with consumer_of(services, access="fetch") as consumer:
+            ledger.check_by_id(consumer)
 
 
 # -- a producer that is killed ---------------------------------------------------------------------------------------

@@ -1,19 +1,23 @@
 """Producers and consumers find their way back by themselves, whatever was away and in whatever order it returns."""
 
+import asyncio
 import itertools
 import json
 import threading
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asapo import Consumer
+from asapo import AsyncConsumer, Consumer
 from asapo.errors import AsapoError, StorageError, StreamBusy
+from asapo.models import Origin
 from asapo.testing.launch import LocalServices
+from asapo_work import Message, Result, Stage
 from tests.e2e.ledger import (
     PATIENCE_S,
     Ledger,
@@ -185,3 +189,61 @@ def test_calls_without_services_end_in_time_with_a_reason(services: LocalService
                 call()
             assert reason.value.retriable
             assert services.native.rpartition(":")[2] in str(reason.value)
+
+
+# -- pipelines -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stage_publishes_each_result_once_whatever_is_killed(tmp_path: Path) -> None:
+    ledger = Ledger("raw", sizes=(10, 5_000))
+
+    def score(messages: list[Message]) -> list[Result]:
+        return [Result(meta={"sum": sum(bytes(message.raw))}) for message in messages]
+
+    with (
+        LocalServices(tmp_path, receivers=2) as services,
+        producer_of(services) as producer,
+        consumer_of(services) as consumer,
+        producer_of(services, source="scores") as publisher,
+    ):
+        stage = Stage(consumer, publisher, score, group="g", stream=ledger.stream, batch=20, timeout_s=2 * PATIENCE_S)
+        working = threading.Thread(target=stage.run, daemon=True)
+        working.start()
+        with under_load(producer, ledger, sparse_ids()) as load:
+            for name in ("r1", "broker", "r2"):
+                load.wait_for_more(60)
+                services.kill(name)
+                services.restart(name)
+            load.wait_for_more(20)
+        producer.finish_stream(ledger.stream)
+        working.join(2 * PATIENCE_S)
+        assert not working.is_alive()
+        publisher.finish_stream(ledger.stream)
+        results = list(consumer.stream(group="check", stream=ledger.stream, source="scores", timeout_s=PATIENCE_S))
+        assert [result.id for result in results] == sorted(ledger.acked)
+        for result in results:
+            assert result.meta == {"sum": sum(ledger.payload(result.id))}
+            assert result.origin == Origin("det", ledger.stream, result.id)
+
+
+def test_coroutines_read_on_over_the_death_of_the_core(services: LocalServices) -> None:
+    ledger = Ledger("async", sizes=(0, 10, 5_000))
+
+    async def read() -> list[int]:
+        ids = []
+        async with AsyncConsumer(services.native, beamtime="bt", source="det", access="fetch") as consumer:
+            async for message in consumer.stream(group="g", stream=ledger.stream, timeout_s=2 * PATIENCE_S):
+                ledger.check_content(message.id, (await consumer.load(message)).raw, "a coroutine")
+                ids.append(message.id)
+        return ids
+
+    with ThreadPoolExecutor(1) as pool, producer_of(services) as producer:
+        reading = pool.submit(asyncio.run, read())
+        with under_load(producer, ledger, sparse_ids()) as load:
+            load.wait_for_more(50)
+            services.kill("broker")
+            services.restart("broker")
+            load.wait_for_more(50)
+        producer.finish_stream(ledger.stream)
+        ids = reading.result(2 * PATIENCE_S)
+    assert list(dict.fromkeys(ids)) == sorted(ledger.acked)

@@ -53,7 +53,10 @@ def test_receivers_added_and_removed_under_load_lose_nothing_and_keep_the_order(
             wait_until(lambda: producer.stats.links == 3, "the producer uses all three receivers")
             load.wait_for_more(200)
             for name in added:
-                services.end(name) if last_way == "end" else services.kill(name)
+                if last_way == "kill":
+                    services.kill(name)
+                else:
+                    assert services.end(name) == 0
                 load.wait_for_more()
             wait_until(lambda: producer.stats.links == 1, "the producer has left the receivers that are gone")
             load.wait_for_more()

@@ -252,11 +252,13 @@ class Nack(Event):
 
 @dataclass(frozen=True, slots=True)
 class Describe(Event):
-    """Ask about one stream (size, last id, state, metadata)."""
+    """Ask about one stream (size, last id, state, metadata), the beamtime, or, all being empty, the broker."""
 
     request: int
     source: str
     stream: str
+    beamtime: bool = False
+    """Tell the metadata of the session's beamtime; source and stream are empty then."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,7 +289,7 @@ class Core:
         try:
             if isinstance(event, ListReceivers):
                 self._pool.submit(peer, event)
-            elif isinstance(event, Describe) and not event.source and not event.stream:
+            elif isinstance(event, Describe) and not (event.source or event.stream or event.beamtime):
                 self._answer(peer, Done(event.request, self.statistics()))
             elif peer.session is None:
                 raise WrongInput("this request needs a beamtime; name it in Hello")

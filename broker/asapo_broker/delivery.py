@@ -193,7 +193,7 @@ class Delivery:
             for waiting in state.waiting:
                 waiting.sure = waiting.sure or waiting.asked
         elif isinstance(message, GroupReady):
-            self._take_group(state, message)
+            self._take_group(state, message, now_s)
         elif isinstance(message, RowsLoaded):
             state.take_rows(message)
             if message.error is not None:
@@ -214,7 +214,7 @@ class Delivery:
         if tail.rows:
             self._serving.changed.add(state)
 
-    def _take_group(self, state: StreamState, found: GroupReady) -> None:
+    def _take_group(self, state: StreamState, found: GroupReady, now_s: float) -> None:
         assert state.delivery is not None  # noqa: S101 - a group is opened on an open stream
         before = len(state.delivery.groups)
         error = found.error
@@ -228,10 +228,15 @@ class Delivery:
             new = found.job.new
             same = [one for one in waiting if new is None or getattr(one.event, "where", new.where) == new.where]
             self._fail_all(same, error)
-        elif found.job.group not in state.delivery.groups:
-            # Nothing is stored of this group, so nobody can have been given its messages for long.
+        elif found.job.group in state.delivery.groups:
+            # What the core before gave out and is done is not to be given again: acknowledgements go first.
+            for one in waiting:
+                if not isinstance(one.event, GetNext) and self._serving.attempt(state, one, now_s):
+                    self._unpark(one)
+        elif not any(isinstance(one.event, GetNext) for one in waiting):
+            # Nothing is stored of this group, and nobody who reads it says how: it cannot be made.
             lost = LeaseLost(f"group {found.job.group!r} has given no messages; they will be given again")
-            self._fail_all([one for one in waiting if not isinstance(one.event, GetNext)], lost)
+            self._fail_all(waiting, lost)
         self._serving.changed.add(state)
 
     def _fail_all(self, waiting: Iterable[Waiting], error: AsapoError) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import threading
@@ -97,11 +98,15 @@ class RequestPool:
             return Done(request.request, listing)
         if isinstance(request, ListStreams):
             return self._list(beamtime, request)
+        if isinstance(request, Describe) and request.beamtime:
+            return self._beamtime(beamtime, request)
         index = self._indexes.opened(beamtime)
         ref = StreamRef(beamtime, request.source, request.stream)
         if isinstance(request, Describe):
             info = info_map(index.stream_info(ref))
-            return Done(request.request, {**info, "declared_keys": index.declared_keys()})
+            return Done(
+                request.request, {**info, "number": index.stream_no(ref), "declared_keys": index.declared_keys()}
+            )
         no = index.stream_no(ref)
         if no is None:
             index.stream_info(ref)  # raises UnknownStream, with its text
@@ -114,6 +119,14 @@ class RequestPool:
         return self._query(index, no, beamtime, request)
 
     # -- one for each kind --------------------------------------------------------------------------------------
+
+    def _beamtime(self, beamtime: str, request: Describe) -> Done:
+        """Tell about the beamtime; one that no receiver has written to has no metadata."""
+        if request.source or request.stream:
+            raise WrongInput("Describe of the beamtime names no source and no stream")
+        index = self._indexes.open(beamtime)
+        meta = json.loads(index.beamtime_meta()) if index is not None else {}
+        return Done(request.request, {"beamtime": beamtime, "meta": meta})
 
     def _list(self, beamtime: str, request: ListStreams) -> Done:
         index = self._indexes.open(beamtime)
@@ -130,7 +143,8 @@ class RequestPool:
                 after = StreamRef(beamtime, request.source, request.after)
         limit = max(1, min(request.limit, MAX_ROWS))
         found = index.streams(request.source or None, after, limit)
-        return Done(request.request, {"streams": [info_map(info) for info in found]})
+        streams = [{**info_map(info), "number": index.stream_no(info.ref)} for info in found]
+        return Done(request.request, {"streams": streams})
 
     def _last(self, index: MetadataIndex, no: int, beamtime: str, request: GetLast) -> Event:
         row = index.last_row(no)

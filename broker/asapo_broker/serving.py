@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from asapo.delivery.answers import unknown_stream
 from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
-from asapo.errors import AsapoError, NothingYet, QueueFull, StreamFinished, to_wire
+from asapo.errors import AsapoError, GroupMismatch, NothingYet, QueueFull, StreamFinished, to_wire
 from asapo.wire.codec import encode
 from asapo.wire.events import Done, Failed, GetNext, Nack
 from asapo.wire.limits import MAX_HEADER_BYTES, MAX_ROWS
@@ -16,7 +16,7 @@ from asapo_broker.feed import Job, LoadRows, OpenGroup
 from asapo_broker.registry import Registry
 from asapo_broker.sessions import Session
 from asapo_broker.settings import CoreSettings
-from asapo_broker.streams import GroupRequest, StreamState, Waiting
+from asapo_broker.streams import NO_BOUND_YET, GroupRequest, StreamState, Waiting
 from asapo_broker.tables import Tables
 from asapo_broker.tally import Tally
 
@@ -84,6 +84,8 @@ class Serving:
         if isinstance(event, GetNext):
             if group.cursor.ordered != event.ordered or group.where != event.where:
                 state.delivery.open_group(event.group, ordered=event.ordered, where=event.where)  # raises
+            if group.cursor.max_attempts != event.max_attempts:
+                _take_bound(group, event)
             return self._next(state, group, waiting, event, now_s)
         if isinstance(event, Nack):
             if event.unstarted:
@@ -107,7 +109,8 @@ class Serving:
         check_request(event)
         if self.n_groups + len(state.opening) >= self._settings.max_groups:
             raise QueueFull(f"{self.n_groups} groups are in memory already", limit=self._settings.max_groups)
-        new = event if isinstance(event, GetNext) else None
+        reads = (one.event for one in state.waiting_for(event.group) if isinstance(one.event, GetNext))
+        new = event if isinstance(event, GetNext) else next(reads, None)
         window = state.delivery.window
         entries = window.slice_ordered(window.low, len(window)).entries if new is not None and new.where else ()
         state.opening.add(event.group)
@@ -199,3 +202,17 @@ class Serving:
     def fail(self, waiting: Waiting, error: AsapoError) -> None:
         """Answer with an error or a stream state."""
         self._reply(waiting.session, encode(Failed(waiting.event.request, to_wire(error), waiting.lost)))
+
+
+def _take_bound(group: Group, event: GetNext) -> None:
+    """Take the `max_attempts` of a group's first read; raise GroupMismatch when a later one has another."""
+    bound = group.cursor.max_attempts
+    if bound != NO_BOUND_YET:
+        raise GroupMismatch(
+            f"group {event.group!r} has max_attempts {bound}, not {event.max_attempts}; "
+            "give all its reads the same, or use another group name",
+            group=event.group,
+            expected={"max_attempts": bound},
+            found={"max_attempts": event.max_attempts},
+        )
+    group.cursor.max_attempts = event.max_attempts

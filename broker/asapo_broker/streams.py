@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Final
 
+from asapo.delivery.leases import GroupState
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import AsapoError
 from asapo.index import StreamHead
@@ -12,6 +14,8 @@ from asapo_broker.feed import Feed, Filter, GroupReady, Opened, PartsLoaded, Row
 from asapo_broker.sessions import Session
 
 GroupRequest = GetNext | Acknowledge | Nack
+NO_BOUND_YET: Final = -1
+"""`max_attempts` of a group that was restored for an acknowledgement: its first read says it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -101,12 +105,19 @@ class StreamState:
         if found.error is not None or (state is None and job.new is None):
             return  # a group whose stored state cannot be read is not begun anew: the next request asks again
         new = job.new
+        if (
+            state is None
+            and new is not None
+            and any(not isinstance(one.event, GetNext) for one in self.waiting_for(job.group))
+        ):
+            # Somebody was given messages by a core that died before it stored anything of the group.
+            state = GroupState(new.ordered, new.where, 0, (), (), (), (), 0, 0, 0)
         self.delivery.open_group(
             job.group,
             ordered=state.ordered if state is not None else new is None or new.ordered,
             where=state.where if state is not None else new.where if new is not None else "",
             matches=found.matches,
-            max_attempts=new.max_attempts if new is not None else 0,
+            max_attempts=new.max_attempts if new is not None else NO_BOUND_YET,
             state=state,
         )
 

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import gc
+import inspect
 import os
 import threading
 from pathlib import Path
@@ -490,6 +491,29 @@ def test_a_data_server_that_is_away_is_named(broker: FakeBroker, frames: FakeDat
 
 def run(coroutine: Any) -> Any:
     return asyncio.run(asyncio.wait_for(coroutine, 30))
+
+
+def test_both_consumers_have_the_same_calls() -> None:
+    def names(kind: type) -> set[str]:
+        return {name for name in dir(kind) if not name.startswith("_")}
+
+    assert names(AsyncConsumer) - {"load"} == names(Consumer)
+    for name in names(Consumer):
+        sync, other = (inspect.signature(getattr(kind, name)).parameters for kind in (Consumer, AsyncConsumer))
+        assert [str(one) for one in sync.values()] == [str(one) for one in other.values()], name
+
+
+def test_an_async_consumer_lists_and_finds_as_the_other_does(broker: FakeBroker) -> None:
+    broker.stream(n=3)
+
+    async def ask() -> Any:
+        async with AsyncConsumer(broker.url, beamtime="bt", source="det") as consumer:
+            one, some = await consumer.get_by_id(2), await consumer.get_by_id([3, 1])
+            return one.id, [message.id for message in some], await consumer.sources(), await consumer.receivers()
+
+    with Consumer(broker.url, beamtime="bt", source="det") as consumer:
+        assert run(ask()) == (2, [3, 1], consumer.sources(), consumer.receivers())
+        assert consumer.sources() == ["det"]
 
 
 def test_coroutines_wait_side_by_side(broker: FakeBroker) -> None:

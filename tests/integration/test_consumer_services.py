@@ -98,8 +98,25 @@ def test_lookups_agree_with_what_was_sent(services: LocalServices, consumer: Con
     assert [message.id for message in consumer.query("meta.n > 30 ORDER BY meta.n DESC")] == [39, 37, 35, 33, 31]
     info = consumer.stream_info()
     assert (info["n_messages"], info["finished"], info["last_id"]) == (20, True, ids[-1])
+    assert info["number"] == consumer.streams()[0]["number"] > 0
     assert consumer.sources() == ["det"]
     assert len(consumer.receivers()) == 1
+
+
+def test_metadata_of_stream_and_beamtime_are_read_back(services: LocalServices, consumer: Consumer) -> None:
+    assert consumer.beamtime_meta() == {}
+    fill(services, 3)
+    assert (consumer.stream_meta(), consumer.beamtime_meta()) == ({}, {})
+    with Producer(services.native, beamtime="bt", source="det") as producer:
+        producer.set_stream_meta("default", {"sample": "ä"})
+        producer.set_beamtime_meta({"user": {"name": "x"}})
+    assert (consumer.stream_meta(), consumer.beamtime_meta()) == ({"sample": "ä"}, {"user": {"name": "x"}})
+
+    async def ask() -> Any:
+        async with AsyncConsumer(services.native, beamtime="bt", source="det") as other:
+            return await other.stream_meta(), await other.beamtime_meta()
+
+    assert asyncio.run(ask()) == ({"sample": "ä"}, {"user": {"name": "x"}})
 
 
 def test_a_stage_publishes_results_that_lead_back_to_the_raw_frames(

@@ -221,10 +221,39 @@ def test_streams_and_statistics_are_told(world: World) -> None:
     assert (told["n_messages"], told["id_max"], told["meta"], told["finished"]) == (2, 2, {"sample": "x"}, False)
     assert [one["stream"] for one in client.ask(ListStreams).result["streams"]] == [REF.stream]
     assert client.ask(ListStreams, source=REF.source, after=REF.stream).result == {"streams": []}
+    earlier = told["number"]
+    world.index.set_stream_meta(StreamRef(REF.beamtime, REF.source, "a later one"), "{}")
+    numbers = {one["stream"]: one["number"] for one in client.ask(ListStreams).result["streams"]}
+    assert list(numbers) == ["a later one", REF.stream], "the listing is ordered by name"
+    assert numbers["a later one"] > numbers[REF.stream] == earlier, "numbers tell which was made first"
     client.ids(n=2)
     numbers = client.ask(Describe, source="", stream="").result
     assert (numbers["delivered"], numbers["sessions"], numbers["groups"], numbers["defects"]) == (2, 1, 1, 0)
     assert ["asapo_broker_delivered_total", {}, 2] in numbers["metrics"]
+
+
+def test_the_metadata_of_a_beamtime_are_told(world: World) -> None:
+    client = world.client()
+    about = {"source": "", "stream": "", "beamtime": True}
+    assert client.ask(Describe, **about).result == {"beamtime": REF.beamtime, "meta": {}}
+    world.index.set_beamtime_meta('{"user":"x"}')
+    assert client.ask(Describe, **about).result == {"beamtime": REF.beamtime, "meta": {"user": "x"}}
+    wrong = client.ask(Describe, source="det", stream="", beamtime=True)
+    assert wrong.error["code"] == "wrong_input"
+
+
+def test_an_ack_for_a_core_that_died_counts_in_the_next_one(world: World) -> None:
+    world.put(1, 2, 3)
+    client = world.client(b"w" * 16)
+    assert client.ids(n=2) == [1, 2]
+    world.kill()
+    again = world.client(b"w" * 16)
+    fields = {"source": REF.source, "stream": REF.stream, "group": "g"}
+    again.send(GetNext(101, n=9, wait_s=10.0, **fields))
+    again.send(Acknowledge(102, ranges=[[1, 2]], **fields))
+    answers = {event.request: event for event in (again.receive(), again.receive())}
+    assert answers[102] == Done(102, {"lost": []})
+    assert [row[0] for row in answers[101].rows] in ([3], [1, 2, 3]), "the read may be served before the ack is there"
 
 
 def test_results_name_their_origin(world: World) -> None:

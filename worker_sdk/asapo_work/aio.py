@@ -181,16 +181,26 @@ class AsyncConsumer:
         """Return the message with the highest id; see `Consumer.get_last`."""
         return await self._run(plans.get_last(self._client.place(stream, source), self._client.wait_s(timeout_s)))
 
+    @overload
+    async def get_by_id(
+        self, ids: int, *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
+    ) -> Message: ...
+    @overload
+    async def get_by_id(
+        self, ids: Sequence[int], *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
+    ) -> list[Message]: ...
     async def get_by_id(
         self,
-        ids: Sequence[int],
+        ids: int | Sequence[int],
         *,
         stream: str = "default",
         source: str | None = None,
         timeout_s: float | None = None,
-    ) -> list[Message]:
-        """Return the messages with these ids, in their order; see `Consumer.get_by_id`."""
+    ) -> Message | list[Message]:
+        """Return the message with this id, or a list in the order of these ids; see `Consumer.get_by_id`."""
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
+        if isinstance(ids, int):
+            return (await self._run(plans.get_by_id(place, [ids], wait_s)))[0]
         return await self._run(plans.get_by_id(place, ids, wait_s))
 
     async def query(
@@ -214,10 +224,29 @@ class AsyncConsumer:
         place = self._client.place(stream, source)
         return await self._run(plans.describe(place.source, place.stream, self._client.wait_s(timeout_s)))
 
+    async def stream_meta(
+        self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return the metadata of a stream, {} when none was set; UnknownStream when there is no such stream."""
+        place = self._client.place(stream, source)
+        return await self._run(plans.stream_meta(place.source, place.stream, self._client.wait_s(timeout_s)))
+
+    async def beamtime_meta(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Return the metadata of the beamtime, {} when none was set."""
+        return await self._run(plans.beamtime_meta(self._client.wait_s(timeout_s)))
+
     async def streams(self, *, source: str | None = None, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Return what is known of every stream of a source, or of the whole beamtime when no source is named."""
         chosen = self._client.source if source is None else source
         return await self._run(plans.streams(chosen, self._client.wait_s(timeout_s)))
+
+    async def sources(self, *, timeout_s: float | None = None) -> list[str]:
+        """Return the names of all data sources of the beamtime."""
+        return await self._run(plans.sources(self._client.wait_s(timeout_s)))
+
+    async def receivers(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Return the receivers that are alive."""
+        return await self._run(plans.receivers(self._client.wait_s(timeout_s)))
 
     async def load(self, message: Message) -> Message:
         """Read a message's payload in a thread, so that `raw` and `data` cost no wait any more."""

@@ -126,14 +126,14 @@ class Consumer(Lookups):
         lease_s : float, unit seconds
             Given to another consumer when not acknowledged for this long after this consumer was last heard of.
         max_attempts : int
-            Given out at most this often; 0 means no bound.
+            Given out at most this often; 0 means no bound. The same in all reads of a group.
 
         Raises
         ------
         NothingYet, StreamFinished, UnknownStream, Gap
             The four answers other than a message.
         GroupMismatch
-            If the group reads with another filter or order.
+            If the group reads with another filter, order or `max_attempts`.
         ConnectFailed, DeadlineExceeded
             If the broker did not answer in time.
         """
@@ -175,7 +175,8 @@ class Consumer(Lookups):
 
         With ``ack="auto"`` a message (or list) is done when the loop asks for the next one. A loop that is left by
         `break` or by an exception hands the current message back, to be given out again: acknowledge it first if it is
-        done. What was fetched ahead is handed back, too, and counts as never given.
+        done. What was fetched ahead is handed back, too, and counts as never given. Messages that were given to
+        somebody else before they were done here are named in a warning of the log; the loop goes on.
 
         Parameters
         ----------
@@ -183,7 +184,7 @@ class Consumer(Lookups):
             Yield lists of up to this many, as many as are there; None yields single messages.
         follow : {"next", "source"} or None
             After the end go on with the stream that the producer named as the next; with "source" otherwise with any
-            other stream of the source, in order of their names, also one that comes later.
+            other stream of the source, in the order in which they were made, also one that comes later.
         timeout_s : float, unit seconds
             How long to wait for the next message; 600 by default.
         ack : {"auto", "manual"}
@@ -234,7 +235,7 @@ class Consumer(Lookups):
         Raises
         ------
         LeaseLost
-            If some were given to somebody else meanwhile; the others count as done.
+            If some were given to somebody else meanwhile (field `message_ids`); the others count as done.
         """
         wait_s = self._client.wait_s(timeout_s)
         self._run(plans.acknowledge(given, lambda: self._client.place(stream, source), group, wait_s))
@@ -243,7 +244,13 @@ class Consumer(Lookups):
         self, given: Given, *, group: str, delay_s: float = 0.0, stream: str = "default", source: str | None = None,
         timeout_s: float | None = None,
     ) -> None:  # fmt: skip
-        """Ask to have messages given out again after `delay_s` seconds, because their processing failed."""
+        """Ask to have messages given out again after `delay_s` seconds, because their processing failed.
+
+        Raises
+        ------
+        LeaseLost
+            If this consumer does not hold some (field `message_ids`); the others are handed back.
+        """
         wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
         self._run(plans.hand_back(given, there, group, wait_s, delay_s=delay_s, unstarted=False))
 
@@ -256,7 +263,7 @@ class Consumer(Lookups):
         source: str | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        """Hand back messages that were not looked at; the attempt does not count."""
+        """Hand back messages that were not looked at; the attempt does not count. Raises as `nack`."""
         wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
         self._run(plans.hand_back(given, there, group, wait_s, delay_s=0.0, unstarted=True))
 

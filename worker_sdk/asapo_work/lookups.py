@@ -101,15 +101,28 @@ class Lookups:
         place = self._client.place(stream, source)
         return self._run(plans.describe(place.source, place.stream, self._client.wait_s(timeout_s)))
 
+    def stream_meta(
+        self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return the metadata of a stream, {} when none was set; UnknownStream when there is no such stream."""
+        place = self._client.place(stream, source)
+        return self._run(plans.stream_meta(place.source, place.stream, self._client.wait_s(timeout_s)))
+
+    def beamtime_meta(self, *, timeout_s: float | None = None) -> dict[str, Any]:
+        """Return the metadata of the beamtime, {} when none was set."""
+        return self._run(plans.beamtime_meta(self._client.wait_s(timeout_s)))
+
     def streams(self, *, source: str | None = None, timeout_s: float | None = None) -> list[dict[str, Any]]:
-        """Return what is known of every stream of a source, or of the whole beamtime when no source is named."""
+        """Return what is known of every stream of a source, or of the whole beamtime when no source is named.
+
+        Ordered by source and name; `number` grows in the order in which the streams were made.
+        """
         chosen = self._client.source if source is None else source
         return self._run(plans.streams(chosen, self._client.wait_s(timeout_s)))
 
     def sources(self, *, timeout_s: float | None = None) -> list[str]:
         """Return the names of all data sources of the beamtime."""
-        entries = self._run(plans.streams("", self._client.wait_s(timeout_s)))
-        return list(dict.fromkeys(entry["source"] for entry in entries))
+        return self._run(plans.sources(self._client.wait_s(timeout_s)))
 
     def receivers(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Return the receivers that are alive."""

@@ -37,6 +37,8 @@ PAGE: Final = 1000
 """Streams in one answer."""
 IDS_AT_ONCE: Final = 1000
 """Ids in one request, so that their metadata fits into one answer."""
+SHOWN_IDS: Final = 10
+"""Ids in the text of an error; its field has all."""
 
 
 class Ask(NamedTuple):
@@ -218,13 +220,11 @@ def acknowledge(given: Given, place: Callable[[], Place], group: str, timeout_s:
     lost: list[int] = []
     for stream, ids, messages in by_place(given, place):
         fields = {**stream, "group": check_name("group", group), "ranges": ranges_of(ids)}
-        answer = _expect((yield Ask(Acknowledge, fields, timeout_s)), Done)
-        lost += answer.result.get("lost", ())
-        _mark_settled(messages)
+        lost += yield from _settle(Acknowledge, fields, ids, messages, timeout_s)
     if lost:
         raise LeaseLost(
-            f"messages {lost[:10]} were given to somebody else before they were acknowledged; work for less than the "
-            "lease, or give a longer `lease_s`",
+            f"messages {lost[:SHOWN_IDS]} were given to somebody else before they were acknowledged; work for less "
+            "than the lease, or give a longer `lease_s`",
             message_ids=lost,
         )
 
@@ -233,20 +233,52 @@ def hand_back(
     given: Given, place: Callable[[], Place], group: str, timeout_s: float, *, delay_s: float, unstarted: bool
 ) -> Plan[None]:
     """Ask to have these given out again, one request per stream; an `unstarted` attempt does not count."""
+    lost: list[int] = []
     for stream, ids, messages in by_place(given, place):
         fields = {**stream, "group": check_name("group", group), "ids": ids}
-        _expect((yield Ask(Nack, {**fields, "delay_s": delay_s, "unstarted": unstarted}, timeout_s)), Done)
-        _mark_settled(messages)
+        fields |= {"delay_s": delay_s, "unstarted": unstarted}
+        lost += yield from _settle(Nack, fields, ids, messages, timeout_s)
+    if lost:
+        raise LeaseLost(
+            f"messages {lost[:SHOWN_IDS]} are not held by this consumer, so it cannot hand them back", message_ids=lost
+        )
 
 
-def _mark_settled(messages: Sequence[Message]) -> None:
+def _settle(
+    kind: type[Any], fields: dict[str, Any], ids: list[int], messages: Sequence[Message], timeout_s: float
+) -> Plan[list[int]]:
+    """Ask this of one stream; return the ids that this session does not hold, so that other streams have their turn."""
+    try:
+        lost = lost_in((yield Ask(kind, fields, timeout_s)))
+    except LeaseLost:
+        lost = ids  # nobody knows the group
     for message in messages:
         message.settled = True
+    return lost
+
+
+def lost_in(answer: Event) -> list[int]:
+    """Return the ids that an answer to Acknowledge or Nack names as not held by this session."""
+    return list(_expect(answer, Done).result.get("lost", ()))
+
+
+def beamtime_meta(timeout_s: float) -> Plan[dict[str, Any]]:
+    """Ask for the metadata of the beamtime."""
+    answer = yield Ask(Describe, {"source": "", "stream": "", "beamtime": True}, timeout_s)
+    result = _expect(answer, Done).result
+    if result.get("beamtime") is None:
+        raise RemoteProtocolError("this broker does not tell the metadata of a beamtime; update it")
+    return dict(result["meta"])
 
 
 def describe(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:
     """Ask about one stream."""
     return dict(_expect((yield Ask(Describe, {"source": source, "stream": stream}, timeout_s)), Done).result)
+
+
+def stream_meta(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:
+    """Ask for the metadata of one stream."""
+    return dict((yield from describe(source, stream, timeout_s)).get("meta", {}))
 
 
 def receivers(timeout_s: float) -> Plan[list[dict[str, Any]]]:
@@ -266,3 +298,8 @@ def streams(source: str, timeout_s: float) -> Plan[list[dict[str, Any]]]:
             return found
         last = page[-1]
         after = last["stream"] if source else f"{last['source']}\0{last['stream']}"
+
+
+def sources(timeout_s: float) -> Plan[list[str]]:
+    """Ask for the names of all data sources."""
+    return list(dict.fromkeys([entry["source"] for entry in (yield from streams("", timeout_s))]))

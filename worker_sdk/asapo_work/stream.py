@@ -7,17 +7,20 @@ directly, which never blocks; only waiting is yielded to the driver.
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
 
-from asapo.errors import NothingYet, StreamFinished, UnknownStream, WrongInput
+from asapo.errors import LeaseLost, NothingYet, StreamFinished, UnknownStream, WrongInput
 from asapo.wire.events import Acknowledge, GetNext, Nack
 from asapo_work.link import Channel
 from asapo_work.message import Message, ranges_of
 from asapo_work.pace import Pace
-from asapo_work.plans import PAUSE_S, WAIT_SLICE_S, Clock, Pause, Place, Reading, streams
-from asapo_work.session import Call
+from asapo_work.plans import PAUSE_S, WAIT_SLICE_S, Clock, Pause, Place, Reading, lost_in, streams
+from asapo_work.session import LOST_TEXT, Call
+
+logger = logging.getLogger(__name__)
 
 ACK_AFTER_S: Final = 0.5
 """Done messages are reported at least this often while user code works on."""
@@ -186,7 +189,13 @@ class StreamReader:
     def _report_all(self) -> Generator[Any, Any, None]:
         """Acknowledge what is owed and wait until that is done."""
         if self._owed:
-            yield Await(self._channel.begin(Acknowledge, self._acknowledgement()), self._settings.timeout_s)
+            fields = self._acknowledgement()
+            try:
+                lost = lost_in((yield Await(self._channel.begin(Acknowledge, fields), self._settings.timeout_s)))
+            except LeaseLost:
+                lost = [message_id for lo, hi in fields["ranges"] for message_id in range(lo, hi + 1)]
+            if lost:  # somebody else does them again: no reason to end this loop
+                logger.warning(LOST_TEXT, lost)
 
     def _acknowledgement(self) -> dict[str, Any]:
         ids, self._owed = self._owed, []
@@ -213,13 +222,14 @@ class StreamReader:
         return True
 
     def _newcomer(self) -> Generator[Any, Any, str]:
-        """Wait for a stream of the source that was not read yet."""
+        """Wait for a stream of the source that was not read yet; of several, take the one that was made first."""
         deadline_s = self._clock() + self._settings.timeout_s
         while True:
             left_s = max(0.0, deadline_s - self._clock())
-            for entry in (yield from streams(self._place.source, max(left_s, PAUSE_S))):
-                if entry["stream"] not in self._visited:
-                    return str(entry["stream"])
+            entries = yield from streams(self._place.source, max(left_s, PAUSE_S))
+            unread = [entry for entry in entries if entry["stream"] not in self._visited]
+            if unread:
+                return str(min(unread, key=lambda entry: entry.get("number", 0))["stream"])
             if self._clock() >= deadline_s:
                 raise NothingYet(
                     f"no further stream of source {self._place.source!r} came within {self._settings.timeout_s:g} s"

@@ -334,6 +334,79 @@ def test_an_ack_for_a_group_nobody_knows_is_lost(world: World) -> None:
     assert [answer.error["code"] for answer in world.answers()] == ["lease_lost"]
 
 
+@pytest.mark.parametrize("ack_first", [False, True])
+@pytest.mark.parametrize("stored", [None, GroupState(True, "", 1, (), (), (), (), 5, 0, 0)])
+def test_after_a_restart_an_ack_beside_a_read_waits_for_the_group_and_counts(
+    world: World, stored: GroupState | None, ack_first: bool
+) -> None:
+    one = world.session()
+    ack = Acknowledge(900, "det", "s", "g", [[1, 3]])
+    if ack_first:
+        world.delivery.request(one, ack, 0.0)
+        world.ask(one, n=9)
+    else:
+        world.ask(one, n=9)
+        world.delivery.request(one, ack, 0.0)
+    world.open()
+    world.add(1, 2, 3, 4, 5)
+    assert not world.answers(), "the ack waits as the read does"
+    assert world.jobs
+    world.ready(stored)
+    done, rows = world.answers()
+    assert done == Done(900, {"lost": []})
+    assert [one[0] for one in rows.rows] == [4, 5], "what is acknowledged is not given again"
+    (state,) = world.delivery.changes().values()
+    assert state.floor == 3
+
+
+def test_an_ack_that_opened_nothing_waits_for_the_read_that_came_meanwhile(world: World) -> None:
+    one = world.session()
+    world.delivery.request(one, Acknowledge(900, "det", "s", "g", [[1, 1]]), 0.0)
+    world.open()
+    world.add(1, 2)
+    world.ask(one, n=9)
+    assert world.job(OpenGroup).new is None
+    world.delivery.take(GroupReady(OpenGroup(world.feed, "g", None)), 0.0)
+    assert not world.answers()
+    assert world.job(OpenGroup).new is not None
+    world.jobs.append(OpenGroup(world.feed, "g", GetNext(1, "det", "s", "g")))
+    world.ready()
+    done, rows = world.answers()
+    assert (done, [one[0] for one in rows.rows]) == (Done(900, {"lost": []}), [2])
+
+
+def test_max_attempts_of_a_group_is_that_of_its_first_read(world: World) -> None:
+    one = world.session()
+    request = world.ask(one, wait_s=9.0, max_attempts=3)
+    world.open()
+    world.ready()
+    world.add(1)
+    assert [answer.request for answer in world.answers()] == [request]
+    world.ask(one, max_attempts=2)
+    (answer,) = world.answers()
+    assert answer.error["code"] == "group_mismatch"
+    assert answer.error["fields"]["expected"] == {"max_attempts": 3}
+
+
+def test_a_group_restored_for_an_ack_takes_the_bound_of_its_first_read(world: World) -> None:
+    one = world.session()
+    world.delivery.request(one, Acknowledge(900, "det", "s", "g", [[1, 1]]), 0.0)
+    world.open()
+    world.add(1, 2)
+    world.ready(GroupState(True, "", 0, (), (), (), (), 2, 0, 0))
+    assert world.answers() == [Done(900, {"lost": []})]
+    for key, now_s in ((b"a" * 16, 1.0), (b"b" * 16, 2.0)):
+        asking = world.session(key)
+        world.ask(asking, now_s, n=1, max_attempts=2)
+        assert world.ids() == [2]
+        world.delivery.request(asking, Nack(901 + int(now_s), "det", "s", "g", [2]), now_s)
+        assert world.answers() == [Done(901 + int(now_s), {"lost": []})]
+        world.delivery.turn(now_s)
+    world.ask(one, 3.0, n=1, max_attempts=2, wait_s=0.0)
+    world.delivery.take(Looked(world.feed), 3.0)
+    assert [answer.error["code"] for answer in world.answers()] == ["nothing_yet"]
+
+
 def test_order_and_filter_of_a_group_are_fixed(world: World) -> None:
     one = world.session()
     world.reading(one, 1)

@@ -4,9 +4,18 @@ from typing import Any
 
 import pytest
 
-from asapo.errors import Gap, NothingYet, RemoteProtocolError, StreamFinished, UnknownStream, WrongInput, to_wire
+from asapo.errors import (
+    Gap,
+    LeaseLost,
+    NothingYet,
+    RemoteProtocolError,
+    StreamFinished,
+    UnknownStream,
+    WrongInput,
+    to_wire,
+)
 from asapo.testing.fake_broker import row
-from asapo.wire.events import Acknowledge, Done, GetById, GetNext, Query, Rows
+from asapo.wire.events import Acknowledge, Describe, Done, GetById, GetNext, Nack, Query, Rows
 from asapo_work import plans
 from asapo_work.message import messages_of
 from asapo_work.plans import Ask, Pause, Place, Reading
@@ -190,3 +199,36 @@ def test_an_answer_of_the_wrong_kind_is_the_brokers_fault() -> None:
     next(plan)
     with pytest.raises(RemoteProtocolError):
         plan.send(Done(1))
+
+
+@pytest.mark.parametrize("kind", [Acknowledge, Nack])
+def test_what_somebody_else_holds_is_named_after_the_rest_is_settled(kind: Any) -> None:
+    one, two = messages_of("bt", "det", "run", rows_of(row(1), row(2)), NO_PAYLOADS)
+    (other,) = messages_of("bt", "det", "run2", rows_of(row(7)), NO_PAYLOADS)
+    (third,) = messages_of("bt", "det", "run3", rows_of(row(9)), NO_PAYLOADS)
+    given, here = [one, two, other, third], lambda: PLACE
+    plan: Any
+    if kind is Nack:
+        plan = plans.hand_back(given, here, "g", 1.0, delay_s=0.0, unstarted=False)
+    else:
+        plan = plans.acknowledge(given, here, "g", 1.0)
+    assert next(plan).kind is kind
+    assert plan.send(Done(1, {"lost": [2]})).fields["stream"] == "run2"
+    assert plan.throw(LeaseLost("group 'g' has given no messages")).fields["stream"] == "run3"
+    with pytest.raises(LeaseLost) as caught:
+        plan.send(Done(3, {"lost": []}))
+    assert caught.value.message_ids == [2, 7]
+    assert all(message.settled for message in given)
+
+
+def test_the_metadata_of_the_beamtime_are_asked_for_by_their_own_field() -> None:
+    plan: Any = plans.beamtime_meta(1.0)
+    assert next(plan) == Ask(Describe, {"source": "", "stream": "", "beamtime": True}, 1.0)
+    assert finish(plan, Done(1, {"beamtime": "bt", "meta": {"user": "x"}})) == {"user": "x"}
+
+
+def test_a_broker_that_does_not_know_that_field_is_not_believed() -> None:
+    plan: Any = plans.beamtime_meta(1.0)
+    next(plan)
+    with pytest.raises(RemoteProtocolError, match="update"):
+        plan.send(Done(1, {"uptime_s": 3.0}))

@@ -16,8 +16,8 @@ from asapo.errors import (
 )
 from asapo.testing.fake_broker import row
 from asapo.wire.codec import decode, encode
-from asapo.wire.events import Done, Failed, GetLast, GetNext, Goodbye, Hello, Nack, Piece, Rows, Welcome
-from asapo_work.session import BEAT, Call, ClientSession, error_of
+from asapo.wire.events import Acknowledge, Done, Failed, GetLast, GetNext, Goodbye, Hello, Nack, Piece, Rows, Welcome
+from asapo_work.session import BEAT, LOST_TEXT, Call, ClientSession, error_of, log_failure
 
 STREAM = {"source": "det", "stream": "default"}
 NEXT = {**STREAM, "group": "g"}
@@ -150,6 +150,17 @@ def test_lost_acknowledgements_are_reported_in_the_log(caplog: pytest.LogCapture
     with caplog.at_level(logging.WARNING, "asapo_work.session"):
         session.receive(encode(Rows(1, [], {}, {}, lost=[3, 4])))
     assert "[3, 4]" in caplog.text
+
+
+def test_a_posted_acknowledgement_that_does_not_count_is_reported_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
+    session = opened()
+    fields = {"source": "det", "stream": "s", "group": "g"}
+    session.begin(Acknowledge, {**fields, "ranges": [[1, 9]]}, log_failure)
+    session.begin(Nack, {**fields, "ids": [5]}, log_failure)
+    with caplog.at_level(logging.WARNING, "asapo_work.session"):
+        session.receive(encode(Done(1, {"lost": [7]})))
+        session.receive(encode(Done(2, {"lost": [5]})))
+    assert [record.getMessage() for record in caplog.records] == [LOST_TEXT % [7]]
 
 
 def test_a_beat_is_one_queued_header() -> None:

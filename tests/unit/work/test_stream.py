@@ -5,7 +5,7 @@ from typing import Any, cast
 
 import pytest
 
-from asapo.errors import NothingYet, StreamFinished, UnknownStream, WrongInput
+from asapo.errors import LeaseLost, NothingYet, StreamFinished, UnknownStream, WrongInput
 from asapo.testing.fake_broker import row
 from asapo.wire.events import Acknowledge, Done, GetNext, ListStreams, Nack, Rows
 from asapo_work.plans import Ask, Pause, Place, Reading
@@ -226,6 +226,34 @@ def test_any_other_stream_of_the_source_is_followed_also_one_that_comes_later() 
     streams = [{"source": "det", "stream": name} for name in ("run1", "scan7")]
     assert isinstance(loop.plan.send(Done(1, {"streams": streams})), Await)
     assert loop.channel.begun[-1].fields["stream"] == "scan7"
+
+
+def test_further_streams_are_taken_in_the_order_in_which_they_were_made() -> None:
+    loop = make(follow="source")
+    listed = [("run1", 2), ("scan_10", 5), ("scan_2", 3), ("scan_9", 4)]
+    streams = [{"source": "det", "stream": name, "number": number} for name, number in listed]
+    next(loop.plan)
+    for name in ("scan_2", "scan_9", "scan_10"):
+        assert loop.plan.throw(END).kind is ListStreams
+        loop.plan.send(Done(1, {"streams": streams}))
+        assert loop.channel.begun[-1].fields["stream"] == name
+
+
+@pytest.mark.parametrize("refused", [False, True])
+def test_what_somebody_else_got_meanwhile_is_logged_and_the_loop_goes_on(
+    caplog: pytest.LogCaptureFixture, refused: bool
+) -> None:
+    loop = make(batch=10)
+    next(loop.plan)
+    give(loop, 1, 2).taken.started = 2
+    next(loop.plan)
+    loop.plan.throw(END)
+    assert loop.channel.begun[-1].kind is Acknowledge
+    step = loop.plan.throw(LeaseLost("unknown group")) if refused else loop.plan.send(Done(1, {"lost": [1, 2]}))
+    assert isinstance(step, Await)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "[1, 2]" in caplog.text
+    finish(loop)
 
 
 def test_waiting_for_a_further_stream_ends_with_the_time() -> None:

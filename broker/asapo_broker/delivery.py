@@ -136,7 +136,7 @@ class Delivery:
         self._deadline_s = min(self._deadline_s, waiting.deadline_s)
         feed = state.feed
         stale = now_s - feed.looked_s > self._settings.poll_s or feed.announced_seq > feed.loaded_seq
-        if waiting.once or stale:
+        if waiting.once or stale or not feed.polled:
             waiting.asked = feed.asked = True
             self._load(feed)
 

@@ -82,6 +82,8 @@ class Feed:
     """When the index was looked at last, monotonic clock (loader)."""
     head: StreamHead | None = None
     filters: list[Filter] = field(default_factory=list)
+    polled: bool = False
+    """The loader looks at it every now and then (loader)."""
     closed: bool = False
     """Nobody reads the stream any more (poll thread)."""
 

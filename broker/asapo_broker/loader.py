@@ -111,9 +111,12 @@ class Loader:
         feeds = asked
         if now_s >= self._poll_due_s:
             self._poll_due_s = now_s + self._poll_s
-            self._polled = {feed for feed in self._polled if feed.watched and not feed.closed}
+            self._polled = {feed for feed in self._polled if _still_polled(feed)}
             feeds = asked | self._polled
-        self._polled |= {feed for feed in asked if feed.watched}
+        for feed in asked:
+            if feed.watched:
+                feed.polled = True
+                self._polled.add(feed)
         by_beamtime: dict[str, list[Feed]] = {}
         for feed in feeds:
             if not feed.closed:
@@ -242,6 +245,17 @@ class Loader:
         for one in job.feed.filters:
             one.prepare(rows)
         self._post(PartsLoaded(job.feed, rows))
+
+
+def _still_polled(feed: Feed) -> bool:
+    """Tell whether somebody waits for a stream; else say first that it is polled no more, then look once again.
+
+    The poll thread does it the other way round: it notes who waits, then looks whether the stream is polled.
+    """
+    feed.polled = bool(feed.watched) and not feed.closed
+    if not feed.polled and feed.watched and not feed.closed:
+        feed.polled = True
+    return feed.polled
 
 
 def _defect(error: Exception) -> AsapoError:

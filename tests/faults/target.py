@@ -6,7 +6,7 @@ import re
 import socket
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -105,8 +105,17 @@ def header(kind: int, body: bytes, *, magic: bytes = MAGIC, version: tuple[int, 
     return PREFIX.pack(magic, *version, kind) + body
 
 
-def replies(address: str, messages: Sequence[tuple[bytes, bytes]], *, n: int = 1) -> list[Reply]:
-    """Send messages over one link and return the next `n` answers; a Goodbye or a lost link is the last."""
+def replies(
+    address: str,
+    messages: Sequence[tuple[bytes, bytes]],
+    *,
+    n: int = 1,
+    until: Callable[[Reply], bool] | None = None,
+) -> list[Reply]:
+    """Send messages over one link and return the next `n` answers, or those up to one that is waited for.
+
+    A Goodbye or a lost link is the last one in any case.
+    """
     link = connect(address)
     waiter = Waiter(link)
     found: list[Reply] = []
@@ -114,7 +123,7 @@ def replies(address: str, messages: Sequence[tuple[bytes, bytes]], *, n: int = 1
     try:
         for first, second in messages:
             wait_until(lambda a=first, b=second: link.send(a, b) is not False, "the message is on its way")  # type: ignore[misc]
-        while len(found) < n:
+        while len(found) < n if until is None else not (found and until(found[-1])):
             assert time.monotonic() < deadline_s, f"no answer from {address} within {PATIENCE_S:g} s, only {found}"
             try:
                 message = link.receive()

@@ -482,9 +482,20 @@ def test_announcements_make_the_loader_look_for_those_who_wait(world: World) -> 
     assert world.jobs == []
     world.feed.looked_s = 0.0
     world.feed.loaded_seq = 5
+    world.feed.polled = True
     world.ask(one, now_s=0.01)
-    assert world.jobs == [], "somebody looked a moment ago"
+    assert world.jobs == [], "the loader looked a moment ago, and will again"
     world.delivery.announce("bt", [["det", "s", 6]])
+    assert world.jobs == [world.feed]
+
+
+def test_a_stream_that_is_not_polled_is_looked_at_for_who_begins_to_wait(world: World) -> None:
+    one = world.session()
+    world.reading(one)
+    world.jobs.clear()
+    world.feed.looked_s = 0.0
+    world.feed.polled = False  # nobody waited when the loader came by
+    world.ask(one, now_s=0.01)
     assert world.jobs == [world.feed]
 
 

@@ -32,6 +32,12 @@ def unit_offsets(sizes: Sequence[int]) -> list[int]:
     """
     if not sizes:
         return [0]
+    first, n = sizes[0], len(sizes)
+    if sizes.count(first) == n:
+        step = aligned(first)
+        starts = list(range(0, n * step, step)) if step else [0] * n
+        starts.append((n - 1) * step + first)
+        return starts
     starts = list(accumulate(map(aligned, sizes[:-1]), initial=0))
     starts.append(starts[-1] + sizes[-1])
     return starts

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from operator import lt
 from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -78,7 +79,8 @@ def check_ids(ids: Sequence[int], n: int) -> Sequence[int]:
     if ids[-1] - ids[0] == n - 1:
         dense = range(ids[0], ids[-1] + 1)
         ids = dense if ids == dense or list(ids) == list(dense) else ids
-    if any(a >= b for a, b in zip(ids, ids[1:], strict=False)):
+    dense_order = type(ids) is range and ids.step == 1
+    if not dense_order and not all(map(lt, ids, ids[1:])):
         raise WrongInput("ids of a batch: expected ascending numbers, each once")
     check_id(ids[0])
     check_id(ids[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from operator import add, itemgetter
 from typing import Any, Final, NoReturn
 
 import xxhash
@@ -22,6 +23,8 @@ def _no_constant(text: str) -> NoReturn:
 
 PeerKey = tuple[int, bytes]
 """A link: number of the server socket, identity of the peer on it."""
+FIRST: Final = itemgetter(0)
+LAST: Final = itemgetter(-1)
 _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
 
 
@@ -82,7 +85,8 @@ def verify(unit: Unit) -> None:
         found = [digest(view)]
     else:
         starts = unit_offsets(put.sizes)
-        found = [digest(view[a : a + size]) for a, size in zip(starts, put.sizes, strict=False)]
+        ends = map(add, starts, put.sizes)
+        found = list(map(digest, map(view.__getitem__, map(slice, starts, ends))))
     if pack_column(found) != put.checksums:
         expected = unpack_column(put.checksums)
         unit.errors += [
@@ -110,13 +114,14 @@ def _all_objects(metas: Any) -> bool:
     """Whether all texts together decode to as many JSON objects: one C call for a whole unit."""
     if len(metas) == 1:
         return metas[0] == "{}" or meta_error(metas[0]) is None
-    if any(not (text.startswith("{") and text.endswith("}")) or "\\u0000" in text for text in metas):
+    whole = f"[{','.join(metas)}]"
+    if "" in metas or set(map(FIRST, metas)) != {"{"} or set(map(LAST, metas)) != {"}"} or "\\u0000" in whole:
         return False  # looked at one by one
     try:
-        values = _decoder.decode(f"[{','.join(metas)}]")
+        values = _decoder.decode(whole)
     except (ValueError, RecursionError):
         return False
-    return len(values) == len(metas) and all(type(value) is dict for value in values)
+    return len(values) == len(metas) and set(map(type, values)) == {dict}
 
 
 def meta_error(text: str) -> WrongInput | None:

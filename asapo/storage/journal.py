@@ -43,6 +43,7 @@ class Kind(StrEnum):
     DELETE = "DELETE"
     MOVED = "MOVED"
     SUPERSEDED = "SUPERSEDED"
+    REFUSED = "REFUSED"
     CLOSED = "CLOSED"
 
 

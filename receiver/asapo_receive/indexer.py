@@ -5,29 +5,39 @@ from __future__ import annotations
 import logging
 import queue
 import random
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from asapo.errors import AsapoError, IndexUnavailable, StorageError
 from asapo.index import IndexDirectory
-from asapo.index.interface import MetadataIndex
+from asapo.index.interface import MetadataIndex, UnitOutcome
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.store import SegmentHandle
-from asapo.wire.events import Beat, Bye, FinishStream, OpenStream, SetMeta
+from asapo.wire.events import Bye, FinishStream, OpenStream, SetMeta
 from asapo.wire.put import aligned
 from asapo_receive.cache import RecentUnits
-from asapo_receive.units import Request, Unit, record_of
+from asapo_receive.units import Note, Request, Unit, notes_of, record_of
 
 log = logging.getLogger(__name__)
 
+MEMORY_PREFIX: Final = "memory:"
+"""Begins the name under which the index knows the memory of one life of a receiver: no path begins so."""
 MEMORY_BASE: Final = 64
 """Payloads of level `memory` have offsets in one space that only grows; 0 stands for none."""
 GATHER_S: Final = 0.02
 """Longest that a stored unit waits for others to share its transaction, and only while more are queued."""
 BATCH_MESSAGES: Final = 4096
 """Most messages in one transaction: bounds how long the first of them waits."""
+
+
+class _BeatsWait:
+    """Stands in the queue for all heartbeats that were not taken up yet."""
+
+
+_BEATS_WAIT: Final = _BeatsWait()
 
 
 class Indexer:
@@ -41,7 +51,7 @@ class Indexer:
         *,
         register: Callable[[MetadataIndex, SegmentHandle], int],
         finished: Callable[[list[Unit] | list[Request]], None],
-        superseded: Callable[[tuple[StreamRef, tuple[int, ...], Unit]], None],
+        note: Callable[[Note], None],
         announce: Callable[[str, list[tuple[str, str, int]]], None],
         more_coming: Callable[[], bool],
         gather_bytes: int,
@@ -53,21 +63,52 @@ class Indexer:
         self._receiver_id = receiver_id
         self._register = register
         self._finished = finished
-        self._superseded = superseded
+        self._note = note
         self._announce = announce
         self._more_coming = more_coming
         self._gather_bytes = gather_bytes
         self._recent = recent
         self._memory = memory
         self._counters = counters
-        self._inbox: queue.SimpleQueue[Unit | Request | SegmentHandle | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Unit | Request | SegmentHandle | _BeatsWait | None] = queue.SimpleQueue()
         self.submit = self._inbox.put
         """Take what was stored (or a closed segment, or a request); None ends `run`."""
         self.abandon = False
         """Set to give up on an index that is away, when the receiver must stop."""
         self._memory_offset = MEMORY_BASE
-        self._memory_name = f"memory:{receiver_id}-{epoch}"
+        self._memory_name = f"{MEMORY_PREFIX}{receiver_id}-{epoch}"
         self._memory_segments: dict[str, int] = {}
+
+        self._beats: dict[tuple[str, str, bytes], dict[str, int]] = {}
+        self._beats_lock = threading.Lock()
+
+    def beat(self, beamtime: str, source: str, session: bytes, marks: Mapping[str, int]) -> None:
+        """Keep a session alive and raise its marks. Any thread, never blocks.
+
+        Beats do not follow units through the writer: a stuck disk must not end sessions, and a mark says nothing of
+        units on their way. What comes in before the index takes it up becomes one write for each session.
+        """
+        with self._beats_lock:
+            first = not self._beats
+            waiting = self._beats.setdefault((beamtime, source, session), {})
+            for stream, mark in marks.items():
+                waiting[stream] = max(mark, waiting.get(stream, 0))
+        if first:
+            self._inbox.put(_BEATS_WAIT)
+
+    def _take_beats(self) -> None:
+        with self._beats_lock:
+            beats, self._beats = self._beats, {}
+        for (beamtime, source, session), named in beats.items():
+            marks = {StreamRef(beamtime, source, stream): mark for stream, mark in named.items()}
+            try:
+                self._patiently(lambda b=beamtime, s=session, m=marks: self._directory.open(b).beat(s, m))  # type: ignore[misc]
+            except AsapoError as exc:
+                log.warning("heartbeat of a session in beamtime %s is lost: %s", beamtime, exc)
+            except Exception:
+                log.exception("heartbeat of a session in beamtime %s failed", beamtime)
+            if marks:
+                self._announce(beamtime, [(ref.source, ref.stream, 0) for ref in marks])
 
     def run(self) -> None:
         """Serve until None comes."""
@@ -81,7 +122,7 @@ class Indexer:
                 self._control(item)
                 item = self._inbox.get()
 
-    def _gather(self, unit: Unit) -> tuple[list[Unit], list[Request | SegmentHandle | None]]:
+    def _gather(self, unit: Unit) -> tuple[list[Unit], list[Request | SegmentHandle | _BeatsWait | None]]:
         """Return the units for one transaction, and what came behind them when it is no unit.
 
         Whatever is there goes in. While the writer is behind, units wait in its queue for much longer than
@@ -125,7 +166,7 @@ class Indexer:
         outcomes = index.commit([self._record(index, unit) for unit in alive])
         heads: dict[tuple[str, str], int] = {}
         for unit, outcome in zip(alive, outcomes, strict=True):
-            self._settle(unit, outcome.errors, outcome.superseded)
+            self._settle(unit, outcome)
             heads[unit.ref.source, unit.ref.stream] = outcome.head_seq
         self._announce(beamtime, [(source, stream, head) for (source, stream), head in heads.items()])
         counters = self._counters
@@ -154,16 +195,16 @@ class Indexer:
             self._memory_segments[beamtime] = number
         return number
 
-    def _settle(self, unit: Unit, errors: tuple[tuple[int, AsapoError], ...], superseded: tuple[int, ...]) -> None:
+    def _settle(self, unit: Unit, outcome: UnitOutcome) -> None:
         """Note the outcome, keep the payload for remote readers, let go of it otherwise."""
-        stored = (
-            [index for index in range(len(unit.put.ids)) if index not in dict(unit.errors)] if unit.errors else None
-        )
-        for at, error in errors:
-            unit.errors.append((stored[at] if stored else at, error))
-        if superseded and unit.slot is not None:
-            ids = tuple(unit.put.ids[stored[at] if stored else at] for at in superseded)
-            self._superseded((unit.ref, ids, unit))
+        if outcome.errors or outcome.superseded:
+            bad = set(unit.bad())
+            if (slot := unit.slot) is not None:
+                where = {"ref": unit.ref, "segment": slot.segment.path, "offset": slot.offset}
+                for note in notes_of(unit.put, outcome, **where, ingest_ns=unit.received_ns, skip=bad):  # type: ignore[arg-type]
+                    self._note(note)
+            asked = [index for index in range(len(unit.put.ids)) if index not in bad]
+            unit.errors += [(asked[at], error) for at, error in outcome.errors]
         if unit.slot is None:
             if (number := self._memory_segments.get(unit.ref.beamtime)) is not None:
                 self._memory.add((unit.ref.beamtime, -number), unit.memory_offset, unit.payload)
@@ -185,7 +226,10 @@ class Indexer:
                 time.sleep(pause_s * random.uniform(0.5, 1.5))
                 pause_s = min(1.0, pause_s * 2)
 
-    def _control(self, item: Request | SegmentHandle) -> None:
+    def _control(self, item: Request | SegmentHandle | _BeatsWait) -> None:
+        if isinstance(item, _BeatsWait):
+            self._take_beats()
+            return
         if isinstance(item, SegmentHandle):
             if item.index_no is not None:
                 index_no = item.index_no
@@ -204,11 +248,7 @@ class Indexer:
     def _request(self, request: Request) -> None:
         index = self._directory.open(request.beamtime)
         event, session = request.event, request.session
-        if isinstance(event, Beat):
-            marks = {StreamRef(request.beamtime, request.source, name): mark for name, mark in event.marks.items()}
-            index.beat(session, marks)
-            self._announce(request.beamtime, [(ref.source, ref.stream, 0) for ref in marks])
-        elif isinstance(event, Bye):
+        if isinstance(event, Bye):
             index.close_session(session)
             self._announce(request.beamtime, [])
         elif isinstance(event, OpenStream):

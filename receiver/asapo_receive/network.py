@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from asapo.errors import AsapoError, LocalProtocolError, ProtocolError, RemoteProtocolError, WrongInput, to_wire
@@ -31,7 +31,8 @@ MIN_WINDOW_BYTES: Final = 8 * 1024 * 1024
 class Network:
     """Serves all producer links of one receiver.
 
-    `submit` takes a Unit or Request on its way; it is handed back through `finished`, from any thread.
+    `submit` takes a Unit or Request on its way; it is handed back through `finished`, from any thread. `beat` takes
+    (beamtime, source, session, marks) of a session that was heard of.
     """
 
     def __init__(
@@ -40,12 +41,14 @@ class Network:
         epoch: int,
         servers: list[Server],
         submit: Callable[[Unit | Request], None],
+        beat: Callable[[str, str, bytes, Mapping[str, int]], None],
         counters: Counters,
     ) -> None:
         self._settings = settings
         self._epoch = epoch
         self._servers = servers
         self._submit = submit
+        self._beat = beat
         self._counters = counters
         self._peers: dict[tuple[int, bytes], Peer] = {}
         self._done: deque[Unit | Request] = deque()
@@ -152,7 +155,9 @@ class Network:
                      time.time_ns())
             )  # fmt: skip
             return
-        if type(event) is Beat and not event.marks:
+        if type(event) is Beat:
+            if event.marks:
+                self._beat(hello.beamtime, hello.source, hello.session, event.marks)
             return
         if peer.state is State.CLOSED:
             self._forget(key)
@@ -199,6 +204,10 @@ class Network:
             if not alive or now_s - peer.heard_s > self._settings.session_timeout_s:
                 log.info("producer link %s is gone", peer.hello.name or peer.identity.hex())
                 self._forget(key)
+            elif peer.heard_s > peer.kept_alive_s:
+                # Whatever it said, its session lives, also on streams that it sends nothing to now.
+                peer.kept_alive_s = now_s
+                self._beat(peer.hello.beamtime, peer.hello.source, peer.hello.session, {})
         self._counters.add("asapo_receiver_bytes_total", self._taken_bytes)
         self._taken_bytes = 0
         in_flight = sum(peer.in_flight_bytes for peer in self._peers.values())

@@ -48,6 +48,8 @@ class Peer:
     window_messages: int
     heard_s: float
     """When it last said anything, on the monotonic clock."""
+    kept_alive_s: float = 0.0
+    """When the index was last told that the session lives."""
     state: State = State.OPEN
     next_unit: int = 1
     acked_upto: int = 0

@@ -12,21 +12,26 @@ from asapo.index.interface import MetadataIndex, UnitRecord
 from asapo.models import StreamRef
 from asapo.storage.journal import Damage, JournalRecord, Kind, read_journal
 from asapo.storage.layout import JOURNAL_SUFFIX
+from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.wire.codec import decode_put
-from asapo_receive.units import record_from_put
+from asapo.wire.put import Put
+from asapo_receive.indexer import MEMORY_PREFIX
+from asapo_receive.units import Note, notes_of, record_from_put
 
 log = logging.getLogger(__name__)
 
 BATCH_UNITS: Final = 256
 
 
-def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef) -> int:
+def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef, notes: list[Note]) -> int:
     """Index what the journal of one segment has beyond the index; return how many messages were new to it.
 
+    What the index does not take is appended to `notes`, for the journal of this life.
     The journal is in the order of storing, and indexing keeps that order: the records that are missing are at its end.
     """
     journal = Path(segment_path).with_suffix(JOURNAL_SUFFIX)
     puts: list[JournalRecord] = []
+    gone = Withdrawn()
     for item in read_journal(journal):
         if isinstance(item, Damage):
             level = logging.INFO if item.torn else logging.WARNING
@@ -35,16 +40,30 @@ def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref
             )
         elif item.kind == Kind.PUT:
             puts.append(item)
+        elif item.kind in KINDS:
+            gone.note(item.fields)
+    name = Path(segment_path).name
     stream_no = index.stream_no(ref)
     first = _first_missing(index, stream_no, segment_no, ref, puts)
     count = 0
     for start in range(first, len(puts), BATCH_UNITS):
-        units = [_unit(ref, segment_no, record) for record in puts[start : start + BATCH_UNITS]]
-        for outcome in index.commit(units):
+        batch = [_left(record, gone, name) for record in puts[start : start + BATCH_UNITS]]
+        units = [_unit(ref, segment_no, *each) for each in batch]
+        for (record, put, skip), outcome in zip(batch, index.commit(units), strict=True):
             count += outcome.head_seq - outcome.first_seq + 1 if outcome.first_seq else 0
+            notes += notes_of(
+                put, outcome, ref=ref, segment=segment_path, offset=record.fields["offset"],
+                ingest_ns=record.fields["t"], skip=skip,
+            )  # fmt: skip
             for _, error in outcome.errors:
                 log.info("journal %s: %s", journal, error)
     return count
+
+
+def _left(record: JournalRecord, gone: Withdrawn, segment: str) -> tuple[JournalRecord, Put, set[int]]:
+    """Return a PUT record, its Put, and the indices of messages that do not count."""
+    put = decode_put(record.fields["put"])
+    return record, put, gone.left_out(segment, record.fields, put.ids)
 
 
 def _first_missing(
@@ -56,7 +75,7 @@ def _first_missing(
     low, high = 0, len(puts)
     while low < high:
         middle = (low + high) // 2
-        unit = _unit(ref, segment_no, puts[middle])
+        unit = _unit(ref, segment_no, *_left(puts[middle], Withdrawn(), ""))
         if not unit.ids or index.row(stream_no, unit.ids[-1], unit.substream) is not None:
             low = middle + 1
         else:
@@ -64,24 +83,21 @@ def _first_missing(
     return low
 
 
-def _unit(ref: StreamRef, segment_no: int, record: JournalRecord) -> UnitRecord:
+def _unit(ref: StreamRef, segment_no: int, record: JournalRecord, put: Put, skip: set[int]) -> UnitRecord:
     fields = record.fields
     return record_from_put(
-        ref,
-        decode_put(fields["put"]),
-        base=fields["offset"],
-        segment=segment_no,
-        skip=fields.get("skip", []),
-        received_ns=fields["t"],
-    )
+        ref, put, base=fields["offset"], segment=segment_no, skip=sorted(skip), received_ns=fields["t"]
+    )  # fmt: skip
 
 
-def replay_all(index: MetadataIndex, receiver_id: str) -> int:
+def replay_all(index: MetadataIndex, receiver_id: str, notes: list[Note]) -> int:
     """Replay every segment that an older life of this receiver left open, and close it in the index."""
     count = 0
     for segment in index.open_segments(receiver_id):
         try:
-            count += replay_segment(index, segment.no, segment.path, segment.ref)
+            # A memory ends with its process: its payloads are gone, and there is no journal.
+            if not segment.path.startswith(MEMORY_PREFIX):
+                count += replay_segment(index, segment.no, segment.path, segment.ref, notes)
         except AsapoError as exc:
             log.warning("segment %s cannot be replayed now: %s", segment.path, exc)
             continue

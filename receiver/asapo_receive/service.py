@@ -25,6 +25,7 @@ from asapo_receive.network import Network
 from asapo_receive.registrar import Registrar
 from asapo_receive.replay import replay_all
 from asapo_receive.settings import ReceiverSettings
+from asapo_receive.units import Note
 from asapo_receive.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -47,14 +48,14 @@ class Receiver:
             declared_keys=settings.declared_keys,
             session_timeout_s=settings.session_timeout_s,
         )
-        self._replay()
+        notes = self._replay()
         self._servers = [listen(url, max_part_bytes=settings.max_unit_bytes) for url in settings.listen]
         self._data = listen(settings.data_listen, max_part_bytes=MAX_HEADER_BYTES)
         self.addresses = [server.address for server in self._servers]
         self.data_address = self._data.address
-        self._build()
+        self._build(notes)
 
-    def _build(self) -> None:
+    def _build(self, notes: list[Note]) -> None:
         settings, counters = self.settings, self.counters
         recent = RecentUnits(settings.cache_bytes)
         memory = RecentUnits(settings.memory_bytes)
@@ -65,7 +66,7 @@ class Receiver:
             self._epoch.number,
             register=self._register_segment,
             finished=lambda items: self._network.finished(items),
-            superseded=lambda note: self._writer.submit(note),
+            note=lambda note: self._writer.submit(note),
             more_coming=lambda: self._writer.is_behind(),
             # A producer whose credit is used up must not wait for us while we wait for it.
             gather_bytes=settings.window_bytes // 4,
@@ -82,7 +83,11 @@ class Receiver:
             on_closed=self._indexer.submit,
         )
         self._writer = Writer(store, self._indexer.submit, counters)
-        self._network = Network(settings, self._epoch.number, self._servers, self._writer.submit, counters)
+        for note in notes:
+            self._writer.submit(note)
+        self._network = Network(
+            settings, self._epoch.number, self._servers, self._writer.submit, self._indexer.beat, counters
+        )
         self._data_server = DataServer(
             self._data,
             self._directory,
@@ -93,13 +98,15 @@ class Receiver:
             counters=counters,
         )
 
-    def _replay(self) -> None:
+    def _replay(self) -> list[Note]:
         started_s = time.monotonic()
+        notes: list[Note] = []
         for beamtime in self._directory.beamtimes():
-            count = replay_all(self._directory.open(beamtime), self.settings.receiver_id)
+            count = replay_all(self._directory.open(beamtime), self.settings.receiver_id, notes)
             if count:
                 log.info("beamtime %s: %d messages of an older life indexed", beamtime, count)
         self.counters.set("asapo_receiver_replay_seconds", time.monotonic() - started_s)
+        return notes
 
     def _register_segment(self, index: MetadataIndex, segment: SegmentHandle) -> int:
         return index.register_segment(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from operator import add, itemgetter
 from typing import Any, Final, NoReturn
@@ -10,9 +11,11 @@ from typing import Any, Final, NoReturn
 import xxhash
 
 from asapo.errors import AsapoError, PayloadChanged, WrongInput
-from asapo.index.interface import SessionMark, UnitRecord
+from asapo.index.interface import SessionMark, UnitOutcome, UnitRecord
 from asapo.models import StreamRef
+from asapo.storage.journal import Kind
 from asapo.storage.store import Slot
+from asapo.storage.withdrawn import withdrawal
 from asapo.wire.events import Event
 from asapo.wire.put import Put, pack_column, unit_offsets, unpack_column
 
@@ -61,6 +64,35 @@ class Unit:
     def bad(self) -> list[int]:
         """Return the indices of refused messages, ascending."""
         return sorted(index for index, _ in self.errors)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """Messages of a journaled unit that the index did not take, to be noted in a journal."""
+
+    kind: Kind
+    """SUPERSEDED or REFUSED."""
+    ref: StreamRef
+    segment: str
+    """Path of the segment that has the unit."""
+    fields: dict[str, Any]
+    """As `asapo.storage.withdrawn.withdrawal` makes them."""
+
+
+def notes_of(
+    put: Put, outcome: UnitOutcome, *, ref: StreamRef, segment: str, offset: int, ingest_ns: int, skip: Collection[int]
+) -> list[Note]:
+    """Return what to note of a unit; `skip` names the indices that the index was not asked about."""
+    if not outcome.errors and not outcome.superseded:
+        return []
+    asked = [index for index in range(len(put.ids)) if index not in skip]
+    found = ((Kind.SUPERSEDED, outcome.superseded), (Kind.REFUSED, [at for at, _ in outcome.errors]))
+    notes = []
+    for kind, places in found:
+        if indices := [asked[at] for at in places]:
+            fields = withdrawal([put.ids[index] for index in indices], indices, offset, ingest_ns)
+            notes.append(Note(kind, ref, segment, fields))
+    return notes
 
 
 @dataclass(slots=True)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import queue
+import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from asapo.errors import AsapoError, StorageError
@@ -13,7 +15,7 @@ from asapo.models import StreamRef
 from asapo.storage.journal import Kind
 from asapo.storage.store import StreamStore
 from asapo.wire.events import FinishStream, SetMeta
-from asapo_receive.units import Request, Unit, meta_error, verify
+from asapo_receive.units import Note, Request, Unit, meta_error, verify
 
 log = logging.getLogger(__name__)
 
@@ -33,11 +35,10 @@ class Writer:
         self._store = store
         self._stored = stored
         self._counters = counters
-        self._inbox: queue.SimpleQueue[Unit | Request | tuple[StreamRef, tuple[int, ...], Unit] | None] = (
-            queue.SimpleQueue()
-        )
+        self._inbox: queue.SimpleQueue[Unit | Request | Note | None] = queue.SimpleQueue()
+        self._idle_check_due_s = 0.0
         self.submit = self._inbox.put
-        """Take a Unit, a Request, or (stream, superseded ids, unit) to note in the journal; None ends `run`."""
+        """Take a Unit, a Request, or a Note for the journal; None ends `run`."""
 
     def is_behind(self) -> bool:
         """Say whether more waits to be stored. Any thread."""
@@ -53,17 +54,21 @@ class Writer:
                 self._take_request(item)
                 self._stored(item)
             else:
-                self._note_superseded(*item)
+                self._take_note(item)
         self._store.close()
         self._stored(None)
 
     def _next(self) -> Any:
-        """Return the next item; close segments that nobody writes to while there is none."""
+        """Return the next item; close segments that nobody writes to, also while others are busy."""
         while True:
+            now_s = time.monotonic()
+            if now_s >= self._idle_check_due_s:
+                self._store.close_idle(IDLE_S)
+                self._idle_check_due_s = now_s + IDLE_CHECK_S
             try:
                 return self._inbox.get(timeout=IDLE_CHECK_S)
             except queue.Empty:
-                self._store.close_idle(IDLE_S)
+                continue
 
     def _take_unit(self, unit: Unit) -> None:
         try:
@@ -106,10 +111,9 @@ class Writer:
         except AsapoError as exc:
             request.error = exc
 
-    def _note_superseded(self, ref: StreamRef, ids: tuple[int, ...], unit: Unit) -> None:
+    def _take_note(self, note: Note) -> None:
         try:
-            if unit.slot is not None:
-                self._store.journal(ref, Kind.SUPERSEDED, {"ids": list(ids)}, slot=unit.slot)
+            self._store.journal(note.ref, note.kind, {**note.fields, "segment": Path(note.segment).name})
         except AsapoError as exc:
-            # The bytes stay unreferenced by the index; a rebuild finds two equal records and keeps the first.
-            log.warning("cannot note superseded messages of %s: %s", ref, exc)
+            # The index is right all the same; a rebuild keeps the first of two records with one id.
+            log.warning("cannot note %s messages of %s: %s", note.kind.lower(), note.ref, exc)

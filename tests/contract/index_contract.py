@@ -398,6 +398,16 @@ class IndexContract:
         index.beat(ONE, {ref(): 3})
         assert index.watermark(no) == 3
 
+    def test_a_session_that_only_beats_keeps_its_right_to_number(self, index: MetadataIndex, clock: Clock) -> None:
+        index.open_session(ref(), ONE, 0, True, "r1")
+        for _ in range(3):
+            clock.now_s += TIMEOUT_S - 0.001
+            index.beat(ONE, {})
+            with pytest.raises(StreamBusy):
+                index.open_session(ref(), TWO, 0, True, "r2")
+        clock.now_s += TIMEOUT_S + 0.001
+        index.open_session(ref(), TWO, 0, True, "r2")
+
     def test_a_closed_session_is_not_revived_by_a_beat(self, index: MetadataIndex) -> None:
         index.commit([unit([5], session=SessionMark(ONE, 2, "r1"))])
         index.close_session(ONE)

@@ -15,6 +15,7 @@ from asapo.models import PLAIN, Format, Origin, StreamRef
 from asapo.storage.journal import Kind
 from asapo.storage.store import StreamStore
 from asapo.storage.tier import Tier
+from asapo.storage.withdrawn import withdrawal
 from asapo.wire.codec import encode
 from asapo.wire.put import Put, pack_column
 from asapo_produce.detectors.ledger import Ledger
@@ -214,6 +215,19 @@ def test_what_was_refused_or_superseded_is_not_sent_again(tmp_path: Path) -> Non
     assert recording.n_frames() == 1
     sink, _, _ = replayed([recording])
     assert sink.frames("s") == {1: image(1)}
+
+
+def test_an_id_that_is_twice_in_a_segment_is_sent_as_it_was_taken_first(tmp_path: Path) -> None:
+    recorder = Recorder(tmp_path)
+    recorder.put("s", [1, 2], 1, [image(1), image(2)], FORM)
+    recorder.put("s", [2, 3], 2, [image(9), image(3)], FORM)
+    fields = withdrawal([2], [0], recorder.slots[1].offset, 2)
+    recorder.note("s", Kind.REFUSED, slot=recorder.slots[1], **fields)
+    recorder.store.close()
+    (recording,) = open_recordings([tmp_path], ReadSettings(format="recorded"))
+    assert recording.n_frames() == 3
+    sink, _, _ = replayed([recording])
+    assert sink.frames("s") == {1: image(1), 2: image(2), 3: image(3)}
 
 
 def test_a_changed_payload_is_found_and_a_cut_segment_named(tmp_path: Path) -> None:

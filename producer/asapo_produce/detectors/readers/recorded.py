@@ -7,11 +7,14 @@ import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, Final
 
 from asapo.errors import ChecksumMismatch, DamagedFile, WrongInput
 from asapo.models import StreamRef
 from asapo_produce.detectors.readers.base import Item, StreamEnd, StreamMeta
+
+if TYPE_CHECKING:
+    from asapo.storage.withdrawn import Withdrawn
 
 log = logging.getLogger(__name__)
 OPEN_FILES: Final = 16
@@ -31,8 +34,8 @@ class _Stream:
 
     ref: StreamRef
     journals: tuple[Path, ...]
-    gone: frozenset[tuple[str, int]]
-    """(segment file, id) of what was superseded or deleted."""
+    gone: Withdrawn
+    """What was there already, refused, or deleted."""
     end: StreamEnd | None
     meta: str
     """The stream's own metadata as text; empty when none was set."""
@@ -126,23 +129,24 @@ def _ref_of(path: Path) -> StreamRef | None:
 
 
 def _scan_stream(ref: StreamRef, paths: list[Path]) -> _Stream:
+    from asapo.storage.withdrawn import KINDS, Withdrawn
     from asapo.wire.codec import decode_put
 
-    gone: set[tuple[str, int]] = set()
+    gone = Withdrawn()
+    n = 0
     end: StreamEnd | None = None
     meta = ""
-    n = 0
     for path in paths:
         for kind, fields in _records(path):
             if kind == "PUT":
                 n += len(decode_put(fields["put"]).ids) - len(fields.get("skip", ()))
-            elif kind in {"SUPERSEDED", "DELETE"}:
-                gone.update((str(fields.get("segment", "")), i) for i in fields.get("ids", ()))
+            elif kind in KINDS:
+                gone.note(fields)
             elif kind == "FINISH":
                 end = StreamEnd(ref.stream, fields.get("next_stream", ""))
             elif kind == "META":
                 meta = str(fields.get("meta", ""))
-    return _Stream(ref, tuple(paths), frozenset(gone), end, meta, n - len(gone))
+    return _Stream(ref, tuple(paths), gone, end, meta, n - len(gone))
 
 
 def _records(path: Path, *, report: bool = False) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -165,8 +169,8 @@ def _items(
 
     put = decode_put(fields["put"])
     segment = journal.with_suffix(SEGMENT_SUFFIX)
-    skip = set(fields.get("skip", ()))
-    kept = [k for k, i in enumerate(put.ids) if k not in skip and (segment.name, i) not in stream.gone]
+    gone = stream.gone.left_out(segment.name, fields, put.ids)
+    kept = [k for k in range(len(put.ids)) if k not in gone]
     if not kept:
         return
     if fields["at"] not in {"segment", "none"}:

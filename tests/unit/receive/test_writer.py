@@ -1,0 +1,39 @@
+"""What the writer thread does beside storing."""
+
+import pytest
+
+from asapo.metrics import Counters
+from asapo.models import StreamRef
+from asapo.storage.journal import Kind
+from asapo_receive import writer
+from asapo_receive.units import Note
+from asapo_receive.writer import Writer
+
+
+class WatchedStore:
+    """Notes what is asked of it."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def close_idle(self, idle_s: float) -> int:
+        self.asked.append(f"close_idle {idle_s:g}")
+        return 0
+
+    def journal(self, ref: StreamRef, kind: str, fields: dict[str, object]) -> None:
+        self.asked.append(f"{kind} {fields['segment']}")
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+
+def test_idle_segments_are_closed_also_while_there_is_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(writer, "IDLE_CHECK_S", 0.0)
+    store = WatchedStore()
+    stage = Writer(store, lambda _: None, Counters())  # type: ignore[arg-type]
+    for _ in range(2):
+        stage.submit(Note(Kind.REFUSED, StreamRef("b", "d", "s"), "/x/y.seg", {}))
+    stage.submit(None)
+    stage.run()
+    idle = "close_idle 30"
+    assert store.asked == [idle, "REFUSED y.seg", idle, "REFUSED y.seg", idle, "close"]

@@ -84,6 +84,7 @@ class GroupCursor:
             holder.leases = [lease for lease in holder.leases if lease.entries]
         lease = Lease(now_s, lease_s, dict(zip(ids, entries, strict=True)))
         holder.leases.append(lease)
+        holder.soonest_s = min(holder.soonest_s, now_s + lease_s)
         holder.held.update(dict.fromkeys(ids, lease))
         if holder.lost:
             for message_id in ids:
@@ -270,9 +271,12 @@ class GroupCursor:
         """Take messages back whose lease ran out at or before `now_s`; return their ids."""
         out: list[int] = []
         for holder in self._sessions.values():
+            if now_s < holder.soonest_s:
+                continue
             ended = [lease for lease in holder.leases if holder.ends_s(lease) <= now_s]
             if ended:
                 holder.leases = [lease for lease in holder.leases if holder.ends_s(lease) > now_s]
+            holder.soonest_s = min(map(holder.ends_s, holder.leases), default=inf)
             for message_id, entry in [item for lease in ended for item in lease.entries.items()]:
                 del holder.held[message_id]
                 holder.lost.add(message_id)

@@ -26,6 +26,8 @@ class Holder:
     held: dict[int, Lease] = field(default_factory=dict)
     leases: list[Lease] = field(default_factory=list)
     renewed_s: float = -inf
+    soonest_s: float = inf
+    """No lease runs out before this: a worker that takes messages one by one has thousands of leases."""
     lost: RangeSet = field(default_factory=RangeSet)
     """Ids that were taken from the session because its lease ran out, and that it has not heard of yet."""
 

@@ -92,6 +92,9 @@ class RangeSet:
     def __iter__(self) -> Iterator[tuple[int, int]]:
         return zip(self._los, self._his, strict=True)
 
+    def __bool__(self) -> bool:
+        return bool(self._los)
+
     def __len__(self) -> int:
         """Return the number of ranges; `count` is the number of integers."""
         return len(self._los)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import struct
 from math import prod
 from typing import TYPE_CHECKING, Any, Final
@@ -52,14 +53,25 @@ def array_of(view: memoryview, form: Format) -> NDArray[Any]:
     >>> array_of(memoryview(bytes([1, 0, 2, 0])), Format("<u2", (2,)))
     array([1, 2], dtype=uint16)
     """
-    import numpy as np
-
     data = view if form.codec == "raw" else decompress(view, form)
     if not form.dtype:
+        import numpy as np
+
         return _read_only(np.frombuffer(data, np.uint8))
-    if len(data) != prod(form.shape) * itemsize(form):
+    array, dtype, nbytes = _layout(form.dtype, form.shape)
+    if len(data) != nbytes:
         raise WrongInput(f"payload of {len(data)} bytes, but {form.dtype} {form.shape} is another size")
-    return _read_only(np.ndarray(form.shape, form.dtype, data))
+    made: NDArray[Any] = array(form.shape, dtype, data)
+    return _read_only(made)
+
+
+@functools.lru_cache(maxsize=1024)
+def _layout(dtype: str, shape: tuple[int, ...]) -> tuple[Any, Any, int]:
+    """Return NumPy's array type, the element type and the bytes of an array: worked out once, not per message."""
+    import numpy as np
+
+    made = np.dtype(dtype)
+    return np.ndarray, made, prod(shape) * made.itemsize
 
 
 def stack_of(view: memoryview, form: Format, n: int) -> NDArray[Any]:
@@ -104,7 +116,7 @@ def _strides(form: Format) -> tuple[int, ...]:
 
 
 def _read_only(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False
+    array.setflags(write=False)
     return array
 
 

@@ -58,6 +58,8 @@ class SegmentMaps:
         self._lock = threading.Lock()
         self._maps: OrderedDict[str, _Map] = OrderedDict()
         self._bytes = 0
+        self._latest: tuple[str, _Map | None] = ("", None)
+        """The one used last, which is the youngest of `_maps`: neighbours mostly lie in one segment."""
         self._seen: set[tuple[str, str]] = set()
 
     def __len__(self) -> int:
@@ -90,16 +92,25 @@ class SegmentMaps:
             If the file cannot be opened or mapped here: use another way to it.
         """
         end = offset + size
-        with self._lock:
-            held = self._maps.get(segment.path)
-            if held is None or end > held.size:
-                held = self._map(segment.path)
-            else:
-                self._maps.move_to_end(segment.path)
+        path, held = self._latest
+        if path != segment.path or held is None or end > held.size:
+            held = self._find(segment.path, end)
+        # Asked each time: touching a page that was cut off would end the process.
         if end > held.size or end > held.size_now():
             found = min(held.size, held.size_now())
             raise DamagedFile(f"{segment.path} ends at {found}, before byte {end}", path=segment.path, offset=found)
         return held.view[offset:end]
+
+    def _find(self, path: str, end: int) -> _Map:
+        """Return the map of a file, made anew when it ends before `end`."""
+        with self._lock:
+            held = self._maps.get(path)
+            if held is None or end > held.size:
+                held = self._map(path)
+            else:
+                self._maps.move_to_end(path)
+            self._latest = (path, held)
+        return held
 
     def _map(self, path: str) -> _Map:
         fresh = _Map(path)
@@ -120,4 +131,5 @@ class SegmentMaps:
         """Forget all maps; views that are still held stay valid."""
         with self._lock:
             self._maps.clear()
+            self._latest = ("", None)
             self._bytes = 0

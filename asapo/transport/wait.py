@@ -29,6 +29,8 @@ class Wakeup:
 
     def hear(self) -> None:
         """Take note of the ring. Call it *before* looking at the shared state that the ringer changed."""
+        if not self._rung:
+            return  # who rings from now on wakes the next wait
         with self._lock:
             if self._rung:
                 self._rung = False

@@ -13,7 +13,7 @@ from typing import Any, Final
 import msgpack
 
 from asapo.errors import RemoteProtocolError, UnsupportedVersion, WrongInput
-from asapo.wire.events import KINDS, PAYLOAD_KINDS, Event
+from asapo.wire.events import KINDS, PAYLOAD_KINDS, USUAL, Event
 from asapo.wire.limits import MAX_HEADER_BYTES, VERSION
 from asapo.wire.put import Put, put_from_map, put_to_map
 
@@ -26,19 +26,35 @@ KIND_OF: Final[dict[type, int]] = {event: kind for kind, event in KINDS.items()}
 FIELDS: Final[dict[type, tuple[str, ...]]] = {
     kind: tuple(item.name for item in fields(kind)) for kind in KINDS.values()
 }
+FIELD_SETS: Final = {kind: frozenset(names) for kind, names in FIELDS.items()}
+PREFIXES: Final = {kind: PREFIX.pack(MAGIC, *VERSION, kind) for kind in (PUT_KIND, *KINDS)}
+BLAMED: Final = (WrongInput, KeyError, TypeError, ValueError, IndexError, OverflowError)
+"""What is raised while an event is built from wrong contents."""
+PACKER_BYTES: Final = 64 * 1024
+"""First size of a packer's buffer; one that had to grow is not kept."""
+MAX_PACKERS: Final = 8
+_packers: list[Any] = []
 
 
 def encode(event: Event | Put) -> bytes:
     """Return the header part of an event; the payload part travels beside it, untouched."""
-    if type(event) is Put:
+    if isinstance(event, Put):
         return _joined(PUT_KIND, put_to_map(event))
     kind = type(event)
-    return _joined(KIND_OF[kind], {name: getattr(event, name) for name in FIELDS[kind]})
+    return _joined(KIND_OF[kind], dict(zip(FIELDS[kind], USUAL[kind].values(event), strict=True)))
 
 
 def _joined(kind: int, body: dict[str, Any]) -> bytes:
-    packed: bytes = msgpack.packb(body)
-    return PREFIX.pack(MAGIC, *VERSION, kind) + packed
+    # A packer is kept because making one costs more than packing. Taken out of the list while it works, it is never
+    # used by two threads, nor again by a finalizer that the garbage collector runs inside this call.
+    try:
+        packer = _packers.pop()
+    except IndexError:
+        packer = msgpack.Packer(buf_size=PACKER_BYTES)
+    packed: bytes = packer.pack(body)
+    if len(packed) <= PACKER_BYTES and len(_packers) < MAX_PACKERS:
+        _packers.append(packer)
+    return PREFIXES[kind] + packed
 
 
 def decode(header: Buffer, payload_bytes: int = 0) -> Event | Put:
@@ -62,9 +78,12 @@ def decode(header: Buffer, payload_bytes: int = 0) -> Event | Put:
         raise RemoteProtocolError(f"event kind {kind}: expected one of {sorted([PUT_KIND, *KINDS])}")
     if payload_bytes and event not in PAYLOAD_KINDS:
         raise RemoteProtocolError(f"{event.__name__} came with {payload_bytes} payload bytes: expected none")
-    known = {name: body[name] for name in FIELDS[event] if name in body}
-    built: Event = _blamed(lambda values: event(**values), known, event.__name__)
-    return built
+    if body.keys() != FIELD_SETS[event]:  # a peer of another version, or one that leaves defaults out
+        body = {name: body[name] for name in FIELDS[event] if name in body}
+    try:
+        return event(**body)
+    except BLAMED as exc:
+        raise _blame(exc, event.__name__) from exc
 
 
 def decode_put(header: Buffer) -> Put:
@@ -110,7 +129,11 @@ def _blamed(build: Any, body: dict[str, Any], name: str) -> Any:
     """Build an event; whatever is wrong with its contents is the peer's fault."""
     try:
         return build(body)
-    except WrongInput as exc:
-        raise RemoteProtocolError(exc.message, **exc.fields) from exc
-    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as exc:
-        raise RemoteProtocolError(f"{name}: a field is missing or of the wrong type ({exc!r})") from exc
+    except BLAMED as exc:
+        raise _blame(exc, name) from exc
+
+
+def _blame(error: Exception, name: str) -> RemoteProtocolError:
+    if isinstance(error, WrongInput):
+        return RemoteProtocolError(error.message, **error.fields)
+    return RemoteProtocolError(f"{name}: a field is missing or of the wrong type ({error!r})")

@@ -17,7 +17,7 @@ from asapo_work import plans
 from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, Client
 from asapo_work.message import Message
 from asapo_work.payload import Access
-from asapo_work.plans import Ask, Given, Pause, Plan, Reading
+from asapo_work.plans import Ask, Given, Pause, Plan, Reading, reading_of
 from asapo_work.session import Call
 from asapo_work.stream import AckMode, Await, Follow, Give, StreamReader, StreamSettings
 
@@ -95,7 +95,7 @@ class AsyncConsumer:
         max_attempts: int = 0,
     ) -> Message | list[Message]:
         """Take what comes next for a group; see `Consumer.get_next`."""
-        reading = Reading(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
+        reading = reading_of(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
         self._client.keep_alive.start(lease_s)
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
         messages = await self._run(plans.get_next(place, reading, 1 if n is None else n, wait_s, time.monotonic))

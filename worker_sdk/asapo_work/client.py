@@ -14,6 +14,8 @@ from asapo_work.payload import Access, MessagePayloads
 from asapo_work.plans import Place, check_wait
 from asapo_work.session import ClientSession
 
+MAX_PLACES: Final = 1024
+"""Streams that were named lately; their names need no second check."""
 TIMEOUT_S: Final = 10.0
 """Default wait of a call."""
 STREAM_TIMEOUT_S: Final = 600.0
@@ -43,10 +45,18 @@ class Client:
         self.channel = Channel(url, ClientSession(hello))
         self.payloads = MessagePayloads(hello, access=access, verify=verify, timeout_s=self.timeout_s)
         self.keep_alive = KeepAlive(self.channel)
+        self._places: dict[tuple[str, str | None], Place] = {}
 
     def place(self, stream: str, source: str | None = None) -> Place:
         """Return the stream that a call names."""
-        return Place(self.beamtime, self.source if source is None else source, stream, self.payloads)
+        key = (stream, source)
+        place = self._places.get(key)
+        if place is None:
+            place = Place(self.beamtime, self.source if source is None else source, stream, self.payloads)
+            if len(self._places) >= MAX_PLACES:
+                self._places.clear()
+            self._places[key] = place
+        return place
 
     def wait_s(self, timeout_s: float | None) -> float:
         """Return the timeout of a call."""

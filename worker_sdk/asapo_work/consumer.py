@@ -14,7 +14,7 @@ from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, Client
 from asapo_work.lookups import Lookups
 from asapo_work.message import Message
 from asapo_work.payload import Access
-from asapo_work.plans import Given, Reading
+from asapo_work.plans import Given, Reading, reading_of
 from asapo_work.stream import AckMode, Follow, Give, StreamReader, StreamSettings, Taken
 
 
@@ -137,7 +137,7 @@ class Consumer(Lookups):
         ConnectFailed, DeadlineExceeded
             If the broker did not answer in time.
         """
-        reading = Reading(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
+        reading = reading_of(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
         self._client.keep_alive.start(lease_s)
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
         messages = self._run(plans.get_next(place, reading, 1 if n is None else n, wait_s, time.monotonic))

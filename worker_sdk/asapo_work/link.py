@@ -52,6 +52,8 @@ class Channel:
         self._lock = threading.Lock()
         self._turn = threading.Condition(self._lock)
         self._reading = False
+        self._n_waiting = 0
+        """Threads that wait for their turn."""
         self._later: deque[Call | tuple[type[Any], dict[str, Any]]] = deque()
         self._link: Link | None = None
         self._bell = Wakeup()
@@ -140,7 +142,7 @@ class Channel:
             with self._lock:
                 if not self._reading and not self._closed:
                     self._work(drain=True, until=call)
-                    self._turn.notify_all()
+                    self._tell()
         return call.done
 
     def call(self, kind: type[Any], fields: dict[str, Any], timeout_s: float) -> Event:
@@ -187,8 +189,10 @@ class Channel:
             self._session.fail_all(LocalProtocolError(f"the {type(self).__name__.lower()} was closed by this program"))
             self._bell.ring()
             while self._reading:
+                self._n_waiting += 1
                 self._turn.wait()
-            self._turn.notify_all()
+                self._n_waiting -= 1
+            self._tell()
             if self._link is not None:
                 self._link.close(linger_s=FAREWELL_S)
                 self._link = None
@@ -204,6 +208,11 @@ class Channel:
             )
         if self._closed:
             raise LocalProtocolError("used after close; make a new one")
+
+    def _tell(self) -> None:
+        """Wake the threads that wait for their turn; mostly there is none, and asking the condition costs more."""
+        if self._n_waiting:
+            self._turn.notify_all()
 
     def _settle(self) -> None:
         """Before the farewell, give back what the server has sent for calls that nobody waits for.
@@ -236,7 +245,7 @@ class Channel:
             self._work(drain=drain)
         finally:
             if drain:
-                self._turn.notify_all()
+                self._tell()
 
     def _wait_for(self, call: Call | None, deadline_s: float) -> None:
         """Return when `call` is done, the channel is closed or the deadline (and grace) has passed."""
@@ -246,14 +255,18 @@ class Channel:
                 if pause_s <= 0:
                     return
                 if self._reading:
-                    self._turn.wait(pause_s)
+                    self._n_waiting += 1
+                    try:
+                        self._turn.wait(pause_s)
+                    finally:
+                        self._n_waiting -= 1
                     continue
                 self._reading = True
                 try:
                     self._read(call, deadline_s)
                 finally:
                     self._reading = False
-                    self._turn.notify_all()
+                    self._tell()
 
     def _read(self, call: Call | None, deadline_s: float) -> None:
         """Have the reader's role until `call` is done; others are told when their answers came."""
@@ -261,7 +274,7 @@ class Channel:
         while True:
             self._bell.hear()
             if self._work(drain=ready, until=call):
-                self._turn.notify_all()
+                self._tell()
             pause_s = self.patience(deadline_s)
             if self._closed or pause_s <= 0 or (call is not None and call.done):
                 return

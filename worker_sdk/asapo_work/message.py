@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 from asapo.errors import RemoteProtocolError
-from asapo.models import PLAIN, Format, Origin, Row
+from asapo.models import PLAIN, Format, Origin, Row, format_of
 from asapo.wire.events import Rows
 
 N_COLUMNS = len(Row._fields)
@@ -66,7 +66,7 @@ class Batch:
         self.late = frozenset(rows.late)
         try:
             for number, (dtype, shape, codec, *_) in rows.formats.items():
-                self.formats[number] = Format(dtype, tuple(shape), codec)
+                self.formats[number] = format_of(dtype, tuple(shape), codec)
         except (TypeError, ValueError) as exc:
             raise RemoteProtocolError(f"the broker sent a table of formats that is none: {exc}") from exc
 

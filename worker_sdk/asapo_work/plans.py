@@ -5,6 +5,7 @@ The sync and the async consumer drive the same plans, so both behave alike.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
@@ -103,7 +104,19 @@ class Reading:
     @property
     def fields(self) -> dict[str, Any]:
         """The fields of GetNext that stay the same."""
-        return {name: getattr(self, name) for name in ("group", "ordered", "where", "lease_s", "max_attempts")}
+        return {
+            "group": self.group,
+            "ordered": self.ordered,
+            "where": self.where,
+            "lease_s": self.lease_s,
+            "max_attempts": self.max_attempts,
+        }
+
+
+@functools.lru_cache(maxsize=1024, typed=True)
+def reading_of(*, group: str, ordered: bool, where: str, lease_s: float, max_attempts: int) -> Reading:
+    """Return the one `Reading` of these values: a worker asks with the same ones again and again."""
+    return Reading(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
 
 
 def _expect(answer: Event, kind: type[T]) -> T:

@@ -343,3 +343,16 @@ def test_a_long_session_of_single_messages_keeps_few_leases() -> None:
         group.cursor.ack(A, [(number, number)])
     assert len(group.cursor._sessions[A].leases) <= 70
     assert group.cursor.held(A) == [1]
+
+
+def test_each_lease_of_a_session_runs_out_in_its_own_time_and_a_renewal_moves_all() -> None:
+    group = stream(1, 2, 3).open_group("g", lease_s=10)
+    group.next_rows(b"a", 1, 0.0, 10)
+    group.next_rows(b"a", 1, 0.0, 4)
+    group.next_rows(b"a", 1, 3.0, 10)
+    assert group.cursor.expire(3.9) == []
+    group.cursor.renew(b"a", 3.9)
+    assert group.cursor.expire(7.8) == []
+    assert group.cursor.expire(8.0) == [2]
+    assert group.cursor.expire(13.8) == []
+    assert sorted(group.cursor.expire(14.0)) == [1, 3]

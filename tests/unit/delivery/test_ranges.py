@@ -49,3 +49,8 @@ def test_remove_below_cuts_through_a_range() -> None:
     ours.clear()
     assert not ours
     assert ours.count == 0
+
+
+def test_no_ranges_are_false_and_some_are_true() -> None:
+    assert not RangeSet()
+    assert RangeSet([(3, 3)])

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from asapo.errors import RemoteProtocolError, UnsupportedVersion, WrongInput
 from asapo.models import MAX_ID, Format, Origin
 from asapo.wire.codec import KIND_OF, MAGIC, PREFIX, PUT_KIND, decode, decode_put, encode
-from asapo.wire.events import KINDS, Beat, Event, Hello, Piece
+from asapo.wire.events import CHECKS, KINDS, Beat, Done, Event, Hello, Piece
 from asapo.wire.limits import MAX_HEADER_BYTES, MAX_UNIT_MESSAGES, VERSION
 from asapo.wire.put import Put, pack_column, unit_offsets, unpack_column
 
@@ -54,6 +54,33 @@ def header(kind: int, body: Any, version: tuple[int, int] = VERSION) -> bytes:
 def test_every_event_survives_the_way_to_bytes_and_back(kind: type[Event]) -> None:
     event = sample(kind)
     assert decode(encode(event)) == event
+
+
+ODD: tuple[Any, ...] = (
+    None, 0, -1, MAX_ID, MAX_ID + 1, True, 0.0, -0.5, 1.5, 1e30, float("inf"), float("nan"), "x", b"x", [1], (1,), {},
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
+def test_every_field_of_every_event_is_checked_at_its_birth(kind: type[Event]) -> None:
+    good: dict[str, Any] = {item.name: SAMPLES[str(item.type)] for item in fields(kind)}
+    for item in fields(kind):
+        acceptable = CHECKS[str(item.type)][0]
+        for value in ODD:
+            if acceptable(value):
+                assert getattr(kind(**(good | {item.name: value})), item.name) is value
+            else:
+                with pytest.raises(WrongInput, match=f"{kind.__name__}.{item.name} is "):
+                    kind(**(good | {item.name: value}))
+
+
+def test_what_cannot_be_packed_leaves_nothing_behind_for_the_next_event() -> None:
+    expected = encode(Done(1, {"a": 1}))
+    with pytest.raises(TypeError):
+        encode(Done(2, {"a": object()}))
+    assert encode(Done(1, {"a": 1})) == expected
+    assert decode(encode(Done(3, {"a": "x" * 10**6}))) == Done(3, {"a": "x" * 10**6})
+    assert encode(Done(1, {"a": 1})) == expected
 
 
 def test_a_put_survives_with_all_its_columns() -> None:

@@ -21,6 +21,7 @@ import numpy as np
 
 from asapo import Consumer, Producer
 from asapo.storage.journal import JournalRecord, Kind, read_journal
+from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.wire.codec import decode_put
 from asapo_produce.detectors.euxfel_example import ExampleRun, write_example_run
 from asapo_produce.detectors.ledger import Ledger
@@ -90,12 +91,14 @@ def replay(url: str, run: ExampleRun) -> tuple[TimedProducer, Ledger, float]:
 
 def stored_messages(data_dir: Path) -> int:
     """Count the raw messages that the journals on disk tell of, without asking any service."""
-    count = 0
+    count, gone = 0, Withdrawn()
     for journal in (data_dir / "beamline" / BEAMTIME / "detector" / STREAM).glob("*.idx"):
         for record in read_journal(journal):
             if isinstance(record, JournalRecord) and record.kind == Kind.PUT:
                 count += len(decode_put(record.fields["put"]).ids) - len(record.fields.get("skip", ()))
-    return count
+            elif isinstance(record, JournalRecord) and record.kind in KINDS:
+                gone.note(record.fields)
+    return count - len(gone)
 
 
 def origin_id(result: Message) -> int:

@@ -12,7 +12,7 @@ def configure(*, level: str = "info", as_json: bool = False, service: str = "") 
     Values are rendered by structlog, which escapes control characters, so one event stays one line whatever a stream is
     named.
     """
-    import structlog  # noqa: PLC0415
+    import structlog
 
     renderer = (
         structlog.processors.JSONRenderer()

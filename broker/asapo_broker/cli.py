@@ -47,7 +47,7 @@ def run(args: argparse.Namespace) -> int:
     settings = CoreSettings(**given)
     logs.configure(level=args.log_level, as_json=args.log_json, service="broker")
     tune_malloc()
-    from asapo_broker.core import Core  # noqa: PLC0415 - after malloc was tuned
+    from asapo_broker.core import Core
 
     core = Core(settings)
     stop_on_signal(core.stop, supervised=args.supervised)

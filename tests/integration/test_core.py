@@ -248,9 +248,8 @@ def test_an_ack_for_a_core_that_died_counts_in_the_next_one(world: World) -> Non
     assert client.ids(n=2) == [1, 2]
     world.kill()
     again = world.client(b"w" * 16)
-    fields = {"source": REF.source, "stream": REF.stream, "group": "g"}
-    again.send(GetNext(101, n=9, wait_s=10.0, **fields))
-    again.send(Acknowledge(102, ranges=[[1, 2]], **fields))
+    again.send(GetNext(101, REF.source, REF.stream, "g", n=9, wait_s=10.0))
+    again.send(Acknowledge(102, REF.source, REF.stream, "g", ranges=[[1, 2]]))
     answers = {event.request: event for event in (again.receive(), again.receive())}
     assert answers[102] == Done(102, {"lost": []})
     assert [row[0] for row in answers[101].rows] in ([3], [1, 2, 3]), "the read may be served before the ack is there"

@@ -215,7 +215,7 @@ class Delivery:
             self._serving.changed.add(state)
 
     def _take_group(self, state: StreamState, found: GroupReady, now_s: float) -> None:
-        assert state.delivery is not None  # noqa: S101 - a group is opened on an open stream
+        assert state.delivery is not None
         before = len(state.delivery.groups)
         error = found.error
         try:
@@ -303,7 +303,7 @@ class Delivery:
 
     def _expire_leases(self, now_s: float) -> None:
         for state in list(self._serving.active):
-            assert state.delivery is not None  # noqa: S101 - active streams are open
+            assert state.delivery is not None
             expired = state.delivery.expire(now_s)
             if expired:
                 self._tally.leases_expired += sum(map(len, expired.values()))

@@ -174,7 +174,7 @@ class Loader:
         """Hand over what is new of one stream; the head follows when everything it speaks of was handed over."""
         if feed.loaded_seq < 0:
             self._open(index, feed, head)
-        assert feed.no is not None  # noqa: S101 - `_find` saw to it
+        assert feed.no is not None
         tables = self._indexes.tables(feed.ref.beamtime)
         while feed.loaded_seq < head.head_seq:
             if feed.given - feed.taken >= TAILS_AHEAD:
@@ -197,7 +197,7 @@ class Loader:
             self._post(Tail(feed, [], head))
 
     def _open(self, index: MetadataIndex, feed: Feed, head: StreamHead) -> None:
-        assert feed.no is not None  # noqa: S101 - `_find` saw to it
+        assert feed.no is not None
         if head.head_seq <= WHOLE_ROWS:
             low, start, rows = 1, 0, []
         else:
@@ -224,7 +224,7 @@ class Loader:
     def _load_rows(self, job: LoadRows) -> RowsLoaded:
         feed, need = job.feed, job.need
         index = self._indexes.opened(feed.ref.beamtime)
-        assert feed.no is not None  # noqa: S101 - a group has a window, a window a known stream
+        assert feed.no is not None
         if isinstance(need, NeedBacklog) and need.ordered:
             rows, covered = _by_id(index, feed.no, need.from_key, need.below, need.limit)
         elif isinstance(need, NeedBacklog):
@@ -239,7 +239,7 @@ class Loader:
 
     def _load_parts(self, job: LoadParts) -> None:
         index = self._indexes.opened(job.feed.ref.beamtime)
-        assert job.feed.no is not None  # noqa: S101 - orphans come with rows
+        assert job.feed.no is not None
         rows = _whole(index, job.feed.no, job.ids)
         self._indexes.tables(job.feed.ref.beamtime).learn(index, rows)
         for one in job.feed.filters:

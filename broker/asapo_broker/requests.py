@@ -111,7 +111,7 @@ class RequestPool:
         if no is None:
             index.stream_info(ref)  # raises UnknownStream, with its text
             no = index.stream_no(ref)
-        assert no is not None  # noqa: S101 - just made sure
+        assert no is not None
         if isinstance(request, GetLast):
             return self._last(index, no, beamtime, request)
         if isinstance(request, GetById):

@@ -103,7 +103,7 @@ class Serving:
 
     def _open_group(self, state: StreamState, event: GroupRequest) -> None:
         """Ask the loader for a group that is not in memory."""
-        assert state.delivery is not None  # noqa: S101 - the caller looked
+        assert state.delivery is not None
         if event.group in state.opening:
             return
         check_request(event)

@@ -67,7 +67,7 @@ class StreamState:
 
     def take(self, tail: Tail, *, limit_rows: int, limit_bytes: int) -> tuple[int, ...]:
         """Take in newly indexed rows; return datasets whose parts have to be loaded."""
-        assert self.delivery is not None  # noqa: S101 - the loader opens first
+        assert self.delivery is not None
         window = self.delivery.window
         self.feed.taken += 1
         if tail.rows:
@@ -82,7 +82,7 @@ class StreamState:
         return asked
 
     def _take_head(self, head: StreamHead) -> None:
-        assert self.delivery is not None  # noqa: S101 - the loader opens first
+        assert self.delivery is not None
         window = self.delivery.window
         window.set_watermark(head.watermark)
         if head.finished:
@@ -93,13 +93,13 @@ class StreamState:
 
     def take_parts(self, found: PartsLoaded) -> None:
         """Take in the parts of datasets that the window had lost sight of."""
-        assert self.delivery is not None  # noqa: S101 - parts come with rows
+        assert self.delivery is not None
         self.parts_asked.clear()
         self.delivery.add_parts(found.rows)
 
     def take_group(self, found: GroupReady) -> None:
         """Make the group that the loader restored or prepared; without either it stays unknown."""
-        assert self.delivery is not None  # noqa: S101 - a group is opened on an open stream
+        assert self.delivery is not None
         job, state = found.job, found.state
         self.opening.discard(job.group)
         if found.error is not None or (state is None and job.new is None):
@@ -123,7 +123,7 @@ class StreamState:
 
     def take_rows(self, found: RowsLoaded) -> None:
         """Hand rows that a group needed to that group."""
-        assert self.delivery is not None  # noqa: S101 - a group is opened on an open stream
+        assert self.delivery is not None
         need = found.job.need
         self.loading.discard(found.job.group)
         group = self.delivery.groups.get(found.job.group)

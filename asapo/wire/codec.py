@@ -13,7 +13,8 @@ from typing import Any, Final
 import msgpack
 
 from asapo.errors import RemoteProtocolError, UnsupportedVersion, WrongInput
-from asapo.wire.events import KINDS, PAYLOAD_KINDS, USUAL, Event
+from asapo.wire.event import USUAL
+from asapo.wire.events import KINDS, PAYLOAD_KINDS, Event
 from asapo.wire.limits import MAX_HEADER_BYTES, VERSION
 from asapo.wire.put import Put, put_from_map, put_to_map
 

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from asapo.errors import RemoteProtocolError, UnsupportedVersion, WrongInput
 from asapo.models import MAX_ID, Format, Origin
 from asapo.wire.codec import KIND_OF, MAGIC, PREFIX, PUT_KIND, decode, decode_put, encode
-from asapo.wire.events import CHECKS, KINDS, Beat, Done, Event, Hello, Piece
+from asapo.wire.event import CHECKS
+from asapo.wire.events import KINDS, Beat, Done, Event, Hello, Piece
 from asapo.wire.limits import MAX_HEADER_BYTES, MAX_UNIT_MESSAGES, VERSION
 from asapo.wire.put import Put, pack_column, unit_offsets, unpack_column
 

@@ -60,21 +60,7 @@ class Receiver:
         recent = RecentUnits(settings.cache_bytes)
         memory = RecentUnits(settings.memory_bytes)
         self._registrar = Registrar(settings.broker, self._registration) if settings.broker else None
-        self._indexer = Indexer(
-            self._directory,
-            settings.receiver_id,
-            self._epoch.number,
-            register=self._register_segment,
-            finished=lambda items: self._network.finished(items),
-            note=lambda note: self._writer.submit(note),
-            more_coming=lambda: self._writer.is_behind(),
-            # A producer whose credit is used up must not wait for us while we wait for it.
-            gather_bytes=settings.window_bytes // 4,
-            announce=self._registrar.announce if self._registrar else lambda *_: None,
-            recent=recent,
-            memory=memory,
-            counters=counters,
-        )
+        self._indexer = self._make_indexer(recent, memory)
         store = StreamStore(
             self._tier,
             settings.receiver_id,
@@ -96,6 +82,25 @@ class Receiver:
             recent=recent,
             memory=memory,
             counters=counters,
+        )
+
+    def _make_indexer(self, recent: RecentUnits, memory: RecentUnits) -> Indexer:
+        """Return the index thread's stage; the stages beside it are looked up when it calls them."""
+        settings = self.settings
+        return Indexer(
+            self._directory,
+            settings.receiver_id,
+            self._epoch.number,
+            register=self._register_segment,
+            finished=lambda items: self._network.finished(items),
+            note=lambda note: self._writer.submit(note),
+            more_coming=lambda: self._writer.is_behind(),
+            # A producer whose credit is used up must not wait for us while we wait for it.
+            gather_bytes=settings.window_bytes // 4,
+            announce=self._registrar.announce if self._registrar else lambda *_: None,
+            recent=recent,
+            memory=memory,
+            counters=self.counters,
         )
 
     def _replay(self) -> list[Note]:

@@ -55,6 +55,7 @@ def record(full: bool) -> Record:
     def keep(figure: Figure) -> None:
         if full:
             _figures.append(figure)
+            _write(figure)  # at once: a run that is cut off keeps what it measured
 
     return keep
 
@@ -66,8 +67,16 @@ def folder() -> Iterator[Path]:
         yield path
 
 
+def _write(figure: Figure) -> None:
+    """Put a figure into `results.json`, in the place of an older one of the same id."""
+    known = {entry["id"]: entry for entry in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
+    entry = dataclasses.asdict(figure)
+    known[figure.id] = {**entry, "params": {**entry["params"], "machine": machine()}}
+    RESULTS.write_text(json.dumps([known[name] for name in sorted(known)], indent=1) + "\n")
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the table and merge the figures into `results.json`."""
+    """Print the table."""
     if not _figures:
         return
     write = terminalreporter.write_line
@@ -77,10 +86,4 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         baseline = "" if figure.baseline is None else f"{figure.baseline:.4g}"
         ratio = "" if figure.ratio is None else f"{figure.ratio:.2f}"
         write(f"{figure.id:<18} {figure.value:>10.4g} {figure.unit:<12} {baseline:>10} {ratio:>7}")
-    known = {entry["id"]: entry for entry in json.loads(RESULTS.read_text())} if RESULTS.exists() else {}
-    where = machine()
-    for figure in _figures:
-        entry = dataclasses.asdict(figure)
-        known[figure.id] = {**entry, "params": {**entry["params"], "machine": where}}
-    RESULTS.write_text(json.dumps([known[name] for name in sorted(known)], indent=1) + "\n")
     write(f"written to {RESULTS.name}")

@@ -17,6 +17,8 @@ from typing import Any
 MB = 1_000_000
 GB = 1_000_000_000
 CHUNK_BYTES = 8 * MB
+WARM_MORE_BYTES = 500 * MB
+"""Warmed beside twice the bytes of a round: buffers, and pages that the system hands out in another order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +59,8 @@ class CpuMeter:
 def warm_memory(folder: Path, nbytes: int) -> None:
     """Write and delete `nbytes`, so that the virtual machine's memory is really there before anything is measured.
 
-    First touch of guest memory runs at a tenth of the speed or less and would be charged to whoever comes first.
+    First touch of guest memory runs at a tenth of the speed or less and would be charged to whoever comes first. A host
+    may take freed memory back within seconds, so this is done right before each round of each design.
     """
     chunk = bytes(CHUNK_BYTES)
     path = folder / "warm"

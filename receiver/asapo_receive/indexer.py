@@ -164,11 +164,10 @@ class Indexer:
         alive = [unit for unit in units if unit.alive]
         started_s = time.monotonic()
         outcomes = index.commit([self._record(index, unit) for unit in alive])
-        heads: dict[tuple[str, str], int] = {}
+        heads = {(unit.ref.source, unit.ref.stream): out.head_seq for unit, out in zip(alive, outcomes, strict=True)}
+        self._announce(beamtime, [(source, stream, head) for (source, stream), head in heads.items()])
         for unit, outcome in zip(alive, outcomes, strict=True):
             self._settle(unit, outcome)
-            heads[unit.ref.source, unit.ref.stream] = outcome.head_seq
-        self._announce(beamtime, [(source, stream, head) for (source, stream), head in heads.items()])
         counters = self._counters
         counters.add("asapo_receiver_messages_total", sum(len(unit.put.ids) for unit in alive))
         counters.add("asapo_receiver_index_commits_total")

@@ -13,6 +13,7 @@ def main() -> int:
     """Run the benchmarks whose figure ids begin with one of the given names; all when none is given."""
     if len(sys.argv) > 1:
         os.environ["ASAPO_BENCH_ONLY"] = ",".join(sys.argv[1:])
+    os.environ["ASAPO_BENCH_WARM"] = "1"
     # Times that pytest-benchmark prints are those of whole rounds; the table below them has the figures.
     return pytest.main(
         [

@@ -60,8 +60,11 @@ def warm_memory(folder: Path, nbytes: int) -> None:
     """Write and delete `nbytes`, so that the virtual machine's memory is really there before anything is measured.
 
     First touch of guest memory runs at a tenth of the speed or less and would be charged to whoever comes first. A host
-    may take freed memory back within seconds, so this is done right before each round of each design.
+    may take freed memory back within seconds, so this is done right before each round of each design. Runs that measure
+    nothing (plain tests) do without.
     """
+    if not os.environ.get("ASAPO_BENCH_WARM"):
+        return
     chunk = bytes(CHUNK_BYTES)
     path = folder / "warm"
     with open(path, "wb", buffering=0) as file:

@@ -32,7 +32,7 @@ from asapo.hostinfo import boot_id
 from asapo.storage.tier import Tier, read_tier_uuid
 from asapo.testing.fake_broker import FakeBroker, row
 from asapo.testing.fake_data_server import FakeDataServer
-from asapo.wire.events import Acknowledge, Beat, Bye, Fetch, GetLast, GetNext, Goodbye, Hello, Nack
+from asapo.wire.events import Acknowledge, Beat, Bye, Fetch, GetById, GetLast, GetNext, Goodbye, Hello, Nack
 
 SILENT_URL = "tcp://127.0.0.1:9"
 """The discard port: nobody listens there."""
@@ -484,6 +484,19 @@ def test_a_data_server_that_is_away_is_named(broker: FakeBroker, frames: FakeDat
         StorageError, match=r"r1-1-000001\.seg cannot be read here, and no data server answered"
     ):  # fmt: skip
         _ = consumer.get_last().raw
+
+
+@pytest.mark.parametrize("known", ["", SILENT_URL])
+def test_the_broker_is_asked_again_for_a_data_server_that_can_be_reached(
+    broker: FakeBroker, frames: FakeDataServer, known: str
+) -> None:
+    there = broker.segments[1][4]
+    broker.segments[1][4] = known
+    with Consumer(broker.url, beamtime="bt", source="det", access="fetch") as consumer:
+        message = consumer.get_last()
+        broker.segments[1][4] = there  # the receiver has registered with a core that was just started
+        assert np.array_equal(message.data, FRAME)
+    assert broker.seen(GetById)
 
 
 # -- asyncio -----------------------------------------------------------------------------------------------------------

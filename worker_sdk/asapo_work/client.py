@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
-from typing import Final
+from collections.abc import Sequence
+from typing import Any, Final
 
+from asapo.errors import AsapoError
 from asapo.hostinfo import boot_id, who_am_i
 from asapo.models import check_name
-from asapo.wire.events import SESSION_BYTES, Hello
+from asapo.wire.events import SESSION_BYTES, GetById, Hello, Rows
 from asapo_work.keepalive import KeepAlive
 from asapo_work.link import Channel
 from asapo_work.payload import Access, MessagePayloads
@@ -18,6 +20,8 @@ MAX_PLACES: Final = 1024
 """Streams that were named lately; their names need no second check."""
 TIMEOUT_S: Final = 10.0
 """Default wait of a call."""
+LOCATE_S: Final = 1.0
+"""Wait for the broker to say where a message lies, before it is asked again."""
 STREAM_TIMEOUT_S: Final = 600.0
 """Default wait of `stream()` for the next message (every wait is finite, R29)."""
 
@@ -43,7 +47,9 @@ class Client:
         session = os.urandom(SESSION_BYTES)
         hello = Hello("consumer", session, beamtime, source, name or who_am_i(), boot_id(), token)
         self.channel = Channel(url, ClientSession(hello))
-        self.payloads = MessagePayloads(hello, access=access, verify=verify, timeout_s=self.timeout_s)
+        self.payloads = MessagePayloads(
+            hello, access=access, verify=verify, timeout_s=self.timeout_s, locate=self._locate
+        )
         self.keep_alive = KeepAlive(self.channel)
         self._places: dict[tuple[str, str | None], Place] = {}
 
@@ -57,6 +63,15 @@ class Client:
                 self._places.clear()
             self._places[key] = place
         return place
+
+    def _locate(self, source: str, stream: str, row: Sequence[Any]) -> Any:
+        """Ask where the bytes of a row lie now; see `payload.Locate`."""
+        fields = {"source": source, "stream": stream, "ids": [row[0]]}
+        try:
+            answer = self.channel.call(GetById, fields, LOCATE_S)
+        except AsapoError:
+            return None
+        return answer.segments.get(row[4]) if isinstance(answer, Rows) else None
 
     def wait_s(self, timeout_s: float | None) -> float:
         """Return the timeout of a call."""

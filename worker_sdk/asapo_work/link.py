@@ -72,6 +72,11 @@ class Channel:
         return None if welcome is None else welcome.heartbeat_s
 
     @property
+    def connected(self) -> bool:
+        """True while the server has greeted us on the present link."""
+        return self._session.welcome is not None
+
+    @property
     def closed(self) -> bool:
         """True when no call is possible any more."""
         return self._closed
@@ -113,13 +118,17 @@ class Channel:
         AsapoError
             The error that came as the answer.
         """
-        deadline_s = time.monotonic() + timeout_s
+        self.wait(call, timeout_s)
+        return self.outcome(call, timeout_s)
+
+    def wait(self, call: Call, timeout_s: float) -> bool:
+        """Wait until `call` is done, True, or the time is over; an exception that ends the wait abandons the call."""
         try:
-            self._wait_for(call, deadline_s)
+            self._wait_for(call, time.monotonic() + timeout_s)
         except BaseException:
             self.abandon(call)
             raise
-        return self.outcome(call, timeout_s)
+        return call.done
 
     def outcome(self, call: Call, timeout_s: float) -> Event:
         """Return the answer of a call, or abandon it and say why there is none after `timeout_s`; see `result`."""

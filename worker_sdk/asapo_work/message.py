@@ -70,6 +70,11 @@ class Batch:
         except (TypeError, ValueError) as exc:
             raise RemoteProtocolError(f"the broker sent a table of formats that is none: {exc}") from exc
 
+    def forget_ahead(self) -> None:
+        """Wait no more for payloads that were asked for ahead: their data server is gone."""
+        self.ahead.clear()
+        self.ahead_bytes = 0
+
 
 class Message:
     """One message of a stream; metadata and payload are decoded on first use and kept.

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 
 from asapo.errors import ConnectFailed, DamagedFile, RemoteProtocolError, StorageError, WrongInput
@@ -32,6 +33,11 @@ MAX_PLACES: Final = 4096
 AHEAD_BYTES: Final = 32 * MIB
 """Payloads asked for ahead while messages are read in their order; the data server would else idle between them."""
 AHEAD_MESSAGES: Final = 64
+ASK_AGAIN_S: Final = 0.2
+"""Between two questions to the broker for a data server that can be reached."""
+
+Locate = Callable[[str, str, Sequence[Any]], Any]
+"""Source, stream and row to the row's entry in the broker's present table of segments; None when it does not say."""
 
 
 class _Place(NamedTuple):
@@ -56,15 +62,18 @@ class MessagePayloads:
         Compare the checksum of every payload when it is read.
     timeout_s : float
         Longest wait for a data server, seconds.
+    locate : Locate
+        Asks the broker again where a message lies.
     """
 
-    def __init__(self, hello: Hello, *, access: Access, verify: bool, timeout_s: float) -> None:
+    def __init__(self, hello: Hello, *, access: Access, verify: bool, timeout_s: float, locate: Locate) -> None:
         if access not in ("auto", "map", "fetch"):
             raise WrongInput(f"access {access!r}: expected 'auto', 'map' or 'fetch'")
         self._hello = dataclasses.replace(hello, role="reader")
         self._access = access
         self._verify = verify
         self._timeout_s = timeout_s
+        self._locate = locate
         self._lock = threading.Lock()
         self._channels: dict[str, Channel] = {}
         self._places: dict[int, _Place] = {}
@@ -132,27 +141,57 @@ class MessagePayloads:
             return None
 
     def _fetched(self, segment: SegmentInfo, batch: Batch, row: Sequence[Any]) -> memoryview:
-        what = f"{batch.source}/{batch.stream} message {row[0]}"
-        if self._access == "map" or not segment.data_address:
-            way = "access='map' forbids to fetch it" if self._access == "map" else "no data server that has it is known"
-            raise StorageError(
-                f"{what}: {segment.path or 'its memory'} of receiver {segment.receiver_id} cannot be mapped here, and "
-                f"{way}; check that the file is there and that the receiver is running",
-                path=segment.path,
-            )
-        channel = self._channel(segment.data_address)
-        call = self._request(channel, batch, row)
+        """Return the bytes from a data server; while none is reached, the broker is asked again which one has them.
+
+        A broker that was just started knows no receiver before they register, and one that died may be replaced.
+        """
+        what = f"{batch.source}/{batch.stream} message {row[0]}: {segment.path or 'its memory'}"
+        deadline_s = time.monotonic() + self._timeout_s
+        while self._access != "map":
+            left_s = deadline_s - time.monotonic()
+            if segment.data_address:
+                channel = self._channel(segment.data_address)
+                call = self._request(channel, batch, row)
+                if self._answered(channel, call, deadline_s):
+                    return self._content(what, segment.path, channel, call, row)
+                batch.forget_ahead()
+            elif left_s > 0:
+                time.sleep(min(ASK_AGAIN_S, left_s))
+            else:
+                break
+            entry = self._locate(batch.source, batch.stream, row)
+            if entry is not None:
+                batch.segments[row[4]] = entry
+                segment = SegmentInfo(*entry[:5])
+        way = "access='map' forbids to fetch it" if self._access == "map" else "no data server that has it is known"
+        raise StorageError(
+            f"{what} of receiver {segment.receiver_id} cannot be mapped here, and {way}; check that the file is there "
+            "and that the receiver is running",
+            path=segment.path,
+        )
+
+    @staticmethod
+    def _answered(channel: Channel, call: Call, deadline_s: float) -> bool:
+        """Wait for an answer until the deadline; False as soon as nobody is there who could give one."""
+        while not channel.wait(call, min(ASK_AGAIN_S, max(0.0, deadline_s - time.monotonic()))):
+            if time.monotonic() >= deadline_s:
+                break
+            if not channel.connected:
+                channel.abandon(call)
+                return False
+        return True
+
+    def _content(self, what: str, path: str, channel: Channel, call: Call, row: Sequence[Any]) -> memoryview:
+        """Return the bytes of an answer, or raise what there is instead of them."""
         try:
-            piece = channel.result(call, self._timeout_s)
+            piece = channel.outcome(call, self._timeout_s)
         except ConnectFailed as exc:
-            raise StorageError(
-                f"{what}: {segment.path} cannot be read here, and {exc.message}", path=segment.path
-            ) from exc
+            raise StorageError(f"{what} cannot be read here, and {exc.message}", path=path) from exc
         raw = memoryview(call.payload).cast("B").toreadonly()
         if not isinstance(piece, Piece) or piece.size != row[6] or len(raw) != row[6]:
             raise DamagedFile(
-                f"{what}: the data server at {segment.data_address} sent {len(raw)} bytes, expected {row[6]}",
-                path=segment.path,
+                f"{what}: the data server at {channel.address} sent {len(raw)} bytes, expected {row[6]}",
+                path=path,
                 offset=row[5],
             )
         return raw

@@ -24,7 +24,7 @@ def payloads() -> Any:
     made = []
 
     def make(access: Any = "auto", *, verify: Any = False) -> Any:
-        made.append(MessagePayloads(HELLO, access=access, verify=verify, timeout_s=1.0))
+        made.append(MessagePayloads(HELLO, access=access, verify=verify, timeout_s=0.3, locate=lambda *_: None))
         return made[-1]
 
     yield make
@@ -123,4 +123,4 @@ def test_a_table_of_segments_that_is_none_is_the_brokers_fault(entry: Any, paylo
 
 def test_an_unknown_way_is_refused() -> None:
     with pytest.raises(WrongInput, match="access"):
-        MessagePayloads(HELLO, access="guess", verify=False, timeout_s=1.0)  # type: ignore[arg-type]
+        MessagePayloads(HELLO, access="guess", verify=False, timeout_s=1.0, locate=lambda *_: None)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ SOURCE = "det"
 
 @functools.lru_cache(maxsize=1)
 def kept_ring(size: int) -> list[NDArray[np.uint8]]:
-    """Return the frames to send: made once, as the baseline's sender does, because making them is no part of sending."""
+    """Return the frames to send: made once, as by the baseline, because making them is no part of sending."""
     return ring(size)
 
 

@@ -92,14 +92,21 @@ class SegmentMaps:
             If the file cannot be opened or mapped here: use another way to it.
         """
         end = offset + size
+        return self.window(segment, end)[offset:end]
+
+    def window(self, segment: SegmentInfo, end: int) -> memoryview:
+        """Return a segment from its first byte to the end that the file has now, `end` or beyond; no copy.
+
+        For many messages at once. Touching a page that was cut off since would end the process, so ask anew with each
+        answer of the broker. Raises as `view`.
+        """
         path, held = self._latest
         if path != segment.path or held is None or end > held.size:
             held = self._find(segment.path, end)
-        # Asked each time: touching a page that was cut off would end the process.
-        if end > held.size or end > held.size_now():
-            found = min(held.size, held.size_now())
-            raise DamagedFile(f"{segment.path} ends at {found}, before byte {end}", path=segment.path, offset=found)
-        return held.view[offset:end]
+        size = min(held.size, held.size_now())
+        if end > size:
+            raise DamagedFile(f"{segment.path} ends at {size}, before byte {end}", path=segment.path, offset=size)
+        return held.view[:size]
 
     def _find(self, path: str, end: int) -> _Map:
         """Return the map of a file, made anew when it ends before `end`."""

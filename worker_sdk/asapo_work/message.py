@@ -5,15 +5,18 @@ from __future__ import annotations
 import html
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from operator import itemgetter
+from typing import Any, Final, Protocol
 
 from asapo.errors import RemoteProtocolError
 from asapo.models import PLAIN, Format, Origin, Row, format_of
 from asapo.wire.events import Rows
 
-N_COLUMNS = len(Row._fields)
-SHOWN_META = 60
+N_COLUMNS: Final = len(Row._fields)
+ROW_TYPES: Final = frozenset((list, tuple, Row))
+SHOWN_META: Final = 60
 """Characters of metadata in a one-line repr."""
+_dataset_size = itemgetter(Row._fields.index("dataset_size"))
 
 
 class Payloads(Protocol):
@@ -42,8 +45,10 @@ class Batch:
         "reached",
         "rows",
         "segments",
+        "settled",
         "source",
         "stream",
+        "windows",
     )
 
     def __init__(self, beamtime: str, source: str, stream: str, rows: Rows, payloads: Payloads) -> None:
@@ -60,6 +65,10 @@ class Batch:
         self.asked = 0
         """Index of the first row whose payload was not asked for ahead."""
         self.segments = rows.segments
+        self.windows: dict[int, memoryview] = {}
+        """Segment number to the mapped file, up to the end that it had when this answer was first read from it."""
+        self.settled: set[int] = set()
+        """Ids that were acknowledged or handed back."""
         self.formats: dict[int, Format] = {}
         self.origins = rows.origins
         self.attempts = rows.attempts
@@ -82,7 +91,7 @@ class Message:
     Messages compare by identity. The payload memory belongs to the message: a mapped file, or what a data server sent.
     """
 
-    __slots__ = ("_batch", "_data", "_meta", "_raw", "_row", "parts", "settled")
+    __slots__ = ("_batch", "_data", "_meta", "_raw", "_row", "parts")
 
     def __init__(self, row: Sequence[Any], batch: Batch) -> None:
         self._row = row
@@ -92,8 +101,6 @@ class Message:
         self._data: Any = None
         self.parts: tuple[Message, ...] = ()
         """All parts of a dataset by substream, this first one among them; empty for a plain message."""
-        self.settled = False
-        """True once it was acknowledged or handed back."""
 
     @property
     def id(self) -> int:
@@ -180,6 +187,11 @@ class Message:
         return self._batch.attempts.get(self._row[0], 1)  # type: ignore[no-any-return]
 
     @property
+    def settled(self) -> bool:
+        """True once it was acknowledged or handed back."""
+        return self._row[0] in self._batch.settled
+
+    @property
     def raw(self) -> memoryview:
         """The stored bytes, read-only, as they left the producer.
 
@@ -250,11 +262,11 @@ def messages_of(beamtime: str, source: str, stream: str, rows: Rows, payloads: P
         If a row has fewer columns than every version sends.
     """
     columns = rows.rows
-    if not all(isinstance(row, (list, tuple)) and len(row) >= N_COLUMNS for row in columns):
+    if not ROW_TYPES.issuperset(map(type, columns)) or min(map(len, columns), default=N_COLUMNS) < N_COLUMNS:
         raise RemoteProtocolError(f"the broker sent a row that is not {N_COLUMNS} columns")
     batch = Batch(beamtime, source, stream, rows, payloads)
     messages = [Message(row, batch) for row in columns]
-    return list(_datasets(messages)) if any(row[3] for row in columns) else messages
+    return list(_datasets(messages)) if any(map(_dataset_size, columns)) else messages
 
 
 def _datasets(messages: list[Message]) -> Iterator[Message]:
@@ -270,6 +282,18 @@ def _datasets(messages: list[Message]) -> Iterator[Message]:
         at = end
 
 
+def settle(messages: Sequence[Message]) -> list[int]:
+    """Note that messages of one answer were acknowledged or handed back; return the ids of those that were not yet."""
+    if not messages:
+        return []
+    settled = messages[0]._batch.settled  # noqa: SLF001 - a message is ours
+    ids = [message.id for message in messages]
+    if settled:
+        ids = [message_id for message_id in ids if message_id not in settled]
+    settled.update(ids)
+    return ids
+
+
 def ranges_of(ids: Sequence[int]) -> list[tuple[int, int]]:
     """Return the closed ranges that hold exactly these ids.
 
@@ -278,7 +302,7 @@ def ranges_of(ids: Sequence[int]) -> list[tuple[int, int]]:
     """
     if not ids:
         return []
-    if ids[-1] - ids[0] + 1 == len(ids) and all(b - a == 1 for a, b in zip(ids, ids[1:], strict=False)):
+    if ids[-1] - ids[0] + 1 == len(ids) and list(ids) == list(range(ids[0], ids[-1] + 1)):
         return [(ids[0], ids[-1])]
     ordered = sorted(set(ids))
     ranges: list[tuple[int, int]] = []

@@ -83,15 +83,13 @@ class MessagePayloads:
 
     def raw(self, batch: Batch, row: Sequence[Any]) -> memoryview:
         """Return the stored bytes of a message, read-only; see `Message.raw` for what is raised."""
-        size = row[6]
+        offset, size = row[5], row[6]
         if size == 0:
             return memoryview(b"")
-        place = self._place(batch, row)
-        raw = None
-        if place.mappable:
-            raw = self._mapped(place.segment, row[5], size)
-        if raw is None:
-            raw = self._fetched(place.segment, batch, row)
+        window = batch.windows.get(row[4])
+        raw = None if window is None else window[offset : offset + size]
+        if raw is None or len(raw) != size:
+            raw = self._found(batch, row)
         if self._verify:
             check_payload(raw, row[7] & DIGEST_MASK, f"{batch.source}/{batch.stream} message {row[0]}")
         return raw
@@ -109,6 +107,19 @@ class MessagePayloads:
         for channel in channels:
             channel.close()
         self._reader.close()
+
+    def _found(self, batch: Batch, row: Sequence[Any]) -> memoryview:
+        """Return the bytes of the first message of an answer in a segment, or of one beyond the window opened then."""
+        place = self._place(batch, row)
+        if place.mappable:
+            offset, end = row[5], row[5] + row[6]
+            try:
+                window = batch.windows[row[4]] = self._reader.maps.window(place.segment, end)
+            except OSError:  # gone, or cannot be mapped
+                batch.windows.pop(row[4], None)
+            else:
+                return window[offset:end]
+        return self._fetched(place.segment, batch, row)
 
     def _place(self, batch: Batch, row: Sequence[Any]) -> _Place:
         """Return where the message lies; the answer is kept because asking the file system costs more than the rest."""
@@ -132,13 +143,6 @@ class MessagePayloads:
             self._places.clear()
         place = self._places[number] = _Place(entry, segment, mappable)
         return place
-
-    def _mapped(self, segment: SegmentInfo, offset: int, size: int) -> memoryview | None:
-        """Return the bytes in the mapped file; None when the file is gone or cannot be mapped."""
-        try:
-            return self._reader.maps.view(segment, offset, size)
-        except OSError:
-            return None
 
     def _fetched(self, segment: SegmentInfo, batch: Batch, row: Sequence[Any]) -> memoryview:
         """Return the bytes from a data server; while none is reached, the broker is asked again which one has them.

@@ -27,7 +27,7 @@ from asapo.wire.events import (
     Rows,
 )
 from asapo.wire.limits import LEASE_S, MAX_ROWS
-from asapo_work.message import Message, Payloads, messages_of, ranges_of
+from asapo_work.message import Message, Payloads, messages_of, ranges_of, settle
 from asapo_work.session import error_of
 
 WAIT_SLICE_S: Final = 30.0
@@ -265,8 +265,8 @@ def _settle(
         lost = lost_in((yield Ask(kind, fields, timeout_s)))
     except LeaseLost:
         lost = ids  # nobody knows the group
-    for message in messages:
-        message.settled = True
+    for message in messages:  # they may be of several answers
+        settle([message])
     return lost
 
 

@@ -15,7 +15,7 @@ from typing import Any, Final, Literal, NamedTuple
 from asapo.errors import LeaseLost, NothingYet, StreamFinished, UnknownStream, WrongInput
 from asapo.wire.events import Acknowledge, GetNext, Nack
 from asapo_work.link import Channel
-from asapo_work.message import Message, ranges_of
+from asapo_work.message import Message, ranges_of, settle
 from asapo_work.pace import Pace
 from asapo_work.plans import PAUSE_S, WAIT_SLICE_S, Clock, Pause, Place, Reading, lost_in, streams
 from asapo_work.session import LOST_TEXT, Call
@@ -76,11 +76,7 @@ class Taken:
 
     def finished(self, upto: int) -> list[int]:
         """Return the ids of what is done now and was not settled by user code; they count as settled then."""
-        ids = []
-        for message in self.messages[self.reported : upto]:
-            if not message.settled:
-                message.settled = True
-                ids.append(message.id)
+        ids = settle(self.messages[self.reported : upto])
         self.reported = max(self.reported, upto)
         return ids
 
@@ -202,9 +198,7 @@ class StreamReader:
         return {**self._place.fields, "group": self._reading.group, "ranges": ranges_of(ids)}
 
     def _hand_back(self, messages: Sequence[Message], *, unstarted: bool) -> None:
-        ids = [message.id for message in messages if not message.settled]
-        for message in messages:
-            message.settled = True
+        ids = settle(messages)
         if ids:
             fields = {**self._place.fields, "group": self._reading.group, "ids": ids, "unstarted": unstarted}
             self._channel.post(Nack, fields)

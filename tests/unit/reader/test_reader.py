@@ -143,6 +143,23 @@ def test_a_file_that_was_cut_after_it_was_mapped_is_damaged_and_not_a_crash(tier
     assert caught.value.offset == 4096
 
 
+def test_a_window_reaches_to_the_end_that_the_file_has_when_it_is_asked_for(tier: Tier) -> None:
+    maps = SegmentMaps()
+    segment = segment_of(tier, "a.seg", b"x" * 100)
+    assert maps.window(segment, 10).nbytes == 100
+    with open(segment.path, "ab") as file:
+        file.write(b"y" * 100)
+    assert maps.window(segment, 100).nbytes == 100
+    grown = maps.window(segment, 101)
+    assert bytes(grown) == b"x" * 100 + b"y" * 100
+    assert grown.readonly
+    os.truncate(segment.path, 150)
+    assert maps.window(segment, 150).nbytes == 150
+    with pytest.raises(DamagedFile) as caught:
+        maps.window(segment, 151)
+    assert caught.value.offset == 150
+
+
 @pytest.mark.needs_linux
 def test_only_a_file_of_this_host_and_of_the_named_tier_is_mapped(tier: Tier) -> None:
     maps = SegmentMaps()

@@ -11,7 +11,7 @@ from asapo.errors import RemoteProtocolError
 from asapo.models import PLAIN, Format, Origin
 from asapo.testing.fake_broker import row
 from asapo.wire.events import Rows
-from asapo_work.message import Message, messages_of, ranges_of
+from asapo_work.message import Message, messages_of, ranges_of, settle
 
 
 class Bytes:
@@ -97,7 +97,9 @@ def test_the_jupyter_repr_escapes_what_a_producer_wrote() -> None:
     assert "&lt;script&gt;" in shown
 
 
-@pytest.mark.parametrize("rows", [[[1, 2]], ["text"], [None], [5]])
+@pytest.mark.parametrize(
+    "rows", [[[1, 2]], ["text"], [None], [5], ["long enough for a row"], [dict.fromkeys(range(14), 1)], [row(1), [2]]]
+)
 def test_rows_that_are_none_are_the_brokers_fault(rows: Any) -> None:
     with pytest.raises(RemoteProtocolError):
         make(*rows)
@@ -107,6 +109,15 @@ def test_rows_that_are_none_are_the_brokers_fault(rows: Any) -> None:
 def test_a_table_of_formats_that_is_none_is_the_brokers_fault(formats: Any) -> None:
     with pytest.raises(RemoteProtocolError):
         make(row(1), formats=formats)
+
+
+def test_only_what_is_not_settled_yet_is_settled() -> None:
+    messages = make(row(1), row(2), row(3), *(row(4, substream=part, dataset_size=2) for part in (1, 2)))
+    assert settle([]) == []
+    assert settle(messages[1:2]) == [2]
+    assert [message.settled for message in messages] == [False, True, False, False]
+    assert settle(messages) == [1, 3, 4]
+    assert settle(messages) == []
 
 
 @given(st.lists(st.integers(1, 60)))

@@ -1,5 +1,6 @@
 """Where payload bytes come from: mapped on the receiver's host, else fetched; and what is said when neither works."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -9,10 +10,11 @@ from xxhash import xxh3_64_intdigest
 
 from asapo.errors import ChecksumMismatch, DamagedFile, RemoteProtocolError, StorageError, WrongInput
 from asapo.hostinfo import boot_id
+from asapo.reader import SegmentMaps
 from asapo.storage.tier import Tier, read_tier_uuid
 from asapo.testing.fake_broker import row
 from asapo.wire.events import Hello, Rows
-from asapo_work.message import messages_of
+from asapo_work.message import Message, messages_of
 from asapo_work.payload import MessagePayloads
 
 FRAME = np.arange(32, dtype="<u2").reshape(4, 8)
@@ -44,6 +46,12 @@ def segment(tmp_path: Any) -> Any:
 
 def signed(digest: int) -> int:
     return digest - 2**64 if digest >= 2**63 else digest
+
+
+def answer_of(segment: Any, payloads: Any, *places: tuple[int, int]) -> list[Message]:
+    """Messages of one answer with plain bytes at these (offset, size) of a segment."""
+    rows = [row(1 + at, offset=offset, size=size) for at, (offset, size) in enumerate(places)]
+    return messages_of("bt", "det", "run", Rows(1, rows, {1: segment}, {}), payloads)
 
 
 def message_in(segment: Any, payloads: Any, /, **columns: Any) -> Any:
@@ -95,6 +103,68 @@ def test_a_file_that_ends_too_early_is_damaged(segment: Any, payloads: Any) -> N
     with pytest.raises(DamagedFile) as caught:
         _ = message_in(segment, payloads("map"), size=4096).raw
     assert caught.value.path == segment[0]
+
+
+@pytest.mark.needs_linux
+def test_one_message_beyond_the_end_leaves_the_others_of_its_answer_readable(segment: Any, payloads: Any) -> None:
+    first, beyond, last = answer_of(segment, payloads("map"), (64, 8), (120, 9), (72, 8))
+    assert first.raw == FRAME.tobytes()[:8]
+    with pytest.raises(DamagedFile) as caught:
+        _ = beyond.raw
+    assert caught.value.offset == 128
+    assert last.raw == FRAME.tobytes()[8:16]
+
+
+@pytest.mark.needs_linux
+def test_a_segment_that_was_cut_between_two_answers_is_damaged_and_not_a_crash(segment: Any, payloads: Any) -> None:
+    path, reader = Path(segment[0]), payloads("map")
+    path.write_bytes(bytes(range(256)) * 64)
+    (whole,) = answer_of(segment, reader, (12_288, 4))
+    assert bytes(whole.raw) == b"\x00\x01\x02\x03"
+    os.truncate(path, 4096)
+    kept, cut = answer_of(segment, reader, (16, 4), (12_288, 4))
+    with pytest.raises(DamagedFile) as caught:
+        _ = cut.raw
+    assert caught.value.offset == 4096
+    assert bytes(kept.raw) == b"\x10\x11\x12\x13"
+
+
+@pytest.mark.needs_linux
+def test_a_segment_that_grew_while_an_answer_is_read_is_read_to_its_new_end(segment: Any, payloads: Any) -> None:
+    first, second, third = answer_of(segment, payloads("map"), (64, 8), (128, 4), (132, 4))
+    assert first.raw == FRAME.tobytes()[:8]
+    with open(segment[0], "ab") as file:
+        file.write(b"new and more")
+    assert (bytes(second.raw), bytes(third.raw)) == (b"new ", b"and ")
+
+
+@pytest.mark.needs_linux
+def test_the_size_of_a_file_is_asked_once_for_an_answer(
+    segment: Any, payloads: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, content = [], FRAME.tobytes()
+    window = SegmentMaps.window
+
+    def count(self: SegmentMaps, info: Any, end: int) -> memoryview:
+        asked.append(end)
+        return window(self, info, end)
+
+    monkeypatch.setattr(SegmentMaps, "window", count)
+    reader = payloads("map")
+    for _ in range(2):
+        found = [bytes(message.raw) for message in answer_of(segment, reader, (64, 8), (72, 8), (80, 0), (80, 8))]
+        assert found == [content[0:8], content[8:16], b"", content[16:24]]
+    assert asked == [72, 72]
+
+
+@pytest.mark.needs_linux
+def test_verify_looks_at_every_message_of_an_answer(segment: Any, payloads: Any) -> None:
+    reader, content = payloads("map", verify=True), FRAME.tobytes()
+    rows = [row(1, offset=64, size=8, checksum=signed(xxh3_64_intdigest(content[:8]))), row(2, offset=72, size=8)]
+    good, changed = messages_of("bt", "det", "run", Rows(1, rows, {1: segment}, {}), reader)
+    assert good.raw == content[:8]
+    with pytest.raises(ChecksumMismatch, match="message 2"):
+        _ = changed.raw
 
 
 @pytest.mark.needs_linux

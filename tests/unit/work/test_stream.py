@@ -8,6 +8,7 @@ import pytest
 from asapo.errors import LeaseLost, NothingYet, StreamFinished, UnknownStream, WrongInput
 from asapo.testing.fake_broker import row
 from asapo.wire.events import Acknowledge, Done, GetNext, ListStreams, Nack, Rows
+from asapo_work.message import settle
 from asapo_work.plans import Ask, Pause, Place, Reading
 from asapo_work.stream import Await, Give, StreamReader, StreamSettings
 
@@ -154,11 +155,23 @@ def test_what_user_code_settled_itself_is_left_alone() -> None:
     next(loop.plan)
     taken = give(loop, 1, 2, 3).taken
     taken.started = 2
-    for message in taken.messages[:2]:
-        message.settled = True
+    assert settle(taken.messages[:2]) == [1, 2]
+    assert [message.settled for message in taken.messages] == [True, True, False]
     loop.plan.close()
     assert loop.channel.acked() == []
     assert loop.channel.nacked() == [([3], True)]
+
+
+def test_messages_that_user_code_settled_are_not_acknowledged_by_the_loop() -> None:
+    loop = make(batch=10)
+    next(loop.plan)
+    taken = give(loop, 1, 2, 3, 4).taken
+    taken.started = 4
+    settle(taken.messages[1:2])  # as `nack` does
+    next(loop.plan)
+    give(loop, 5)
+    assert loop.channel.acked() == [(1, 1), (3, 4)]
+    assert loop.channel.nacked() == []
 
 
 def test_manual_acknowledgement_leaves_started_messages_to_user_code() -> None:

@@ -217,11 +217,11 @@ class _Added:
             top = max(unit.ids)
             self.n_bytes += sum(unit.sizes)
         else:
-            return UnitOutcome(0, self.seq)
+            return UnitOutcome(0, self.seq, format_no=self._format_no)
         if top > self.top:
             self.top = top
         self.seq += count
-        return UnitOutcome(first, self.seq)
+        return UnitOutcome(first, self.seq, format_no=self._format_no)
 
 
 def commit_slow(connection: sqlite3.Connection, names: Names, units: Sequence[UnitRecord]) -> list[UnitOutcome]:
@@ -235,7 +235,8 @@ def _commit_unit(connection: sqlite3.Connection, names: Names, unit: UnitRecord)
     first, n_bytes, top = head + 1, 0, 0
     errors: list[tuple[int, AsapoError]] = []
     superseded: list[int] = []
-    for index, row in enumerate(_rows(connection, names, unit, no, 0, names.format(connection, unit.format))):
+    format_no = names.format(connection, unit.format)
+    for index, row in enumerate(_rows(connection, names, unit, no, 0, format_no)):
         message_id, size = row[2], row[7]
         if finished and message_id > last_id:
             known = {"message_id": message_id, "id_max": last_id, "next_stream": next_stream}
@@ -253,7 +254,7 @@ def _commit_unit(connection: sqlite3.Connection, names: Names, unit: UnitRecord)
         top = max(top, message_id)
     n = head - first + 1
     connection.execute(GROW, (n, n, n_bytes, top, no))
-    return UnitOutcome(first if n else 0, head, tuple(errors), tuple(superseded))
+    return UnitOutcome(first if n else 0, head, tuple(errors), tuple(superseded), format_no)
 
 
 def _look_at(

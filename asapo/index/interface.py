@@ -84,6 +84,8 @@ class UnitOutcome(NamedTuple):
     """Refused messages: (index in the unit, DuplicateId | StreamFinished | WrongInput), ascending."""
     superseded: tuple[int, ...] = ()
     """Indices of messages that were there already with the same fingerprint at another place; those bytes are spare."""
+    format_no: int = 0
+    """Number under which the index knows the unit's format."""
 
 
 @dataclass(frozen=True, slots=True)

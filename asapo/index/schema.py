@@ -48,7 +48,7 @@ CREATE TABLE message(
   key INTEGER PRIMARY KEY,
   stream_no INTEGER NOT NULL, id INTEGER NOT NULL CHECK(id > 0), substream INTEGER NOT NULL,
   dataset_size INTEGER NOT NULL, segment INTEGER NOT NULL, offset INTEGER NOT NULL, size INTEGER NOT NULL,
-  checksum INTEGER NOT NULL, format INTEGER NOT NULL, meta TEXT NOT NULL CHECK(json_type(meta) = 'object'),
+  checksum INTEGER NOT NULL, format INTEGER NOT NULL, meta TEXT NOT NULL,
   t_acq_ns INTEGER NOT NULL, t_ingest_ns INTEGER NOT NULL, origin INTEGER NOT NULL, origin_id INTEGER NOT NULL);
 CREATE UNIQUE INDEX message_id ON message(stream_no, id, substream);
 CREATE TABLE segment(

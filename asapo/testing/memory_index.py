@@ -110,7 +110,8 @@ class MemoryIndex:
             mark.closed_below = max(mark.closed_below, session.closed_below)
             mark.seen_s, mark.receiver_id = self._clock_s(), session.receiver_id
         head = len(stream.rows)
-        return UnitOutcome(first if head >= first else 0, head, tuple(errors), tuple(superseded))
+        format_no = self._formats.index(unit.format) + 1
+        return UnitOutcome(first if head >= first else 0, head, tuple(errors), tuple(superseded), format_no)
 
     def _row(self, unit: UnitRecord, index: int, seq: int) -> Row:
         origin = None if unit.origins is None else unit.origins[index]

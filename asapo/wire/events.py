@@ -271,10 +271,14 @@ class Register(Event):
 
 @dataclass(frozen=True, slots=True)
 class Announce(Event):
-    """Hint: these streams grew; each [source, stream, head_seq]."""
+    """These streams grew; and, of small commits, what by. Only a hint: who misses it looks into the index."""
 
     beamtime: str
     heads: list[Any]
+    """Each [source, stream, head_seq]; 0 stands for a stream whose marks or end changed."""
+    units: list[Any] = field(default_factory=list)
+    """Each [source, stream, arrival number of its first message, segment number, offset in the segment, format number,
+    time of arrival in ns, header part of its Put]: units of which every message was new, in the order of arrival."""
 
 
 # -- reader to data server ----------------------------------------------------------------------------------------

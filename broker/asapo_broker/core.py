@@ -269,7 +269,7 @@ class Core:
             check_registration(event)
             self._registry.register(event, peer.identity, now_s)
         elif isinstance(event, Announce):
-            self._delivery.announce(event.beamtime, event.heads)
+            self._delivery.announce(event.beamtime, event.heads, event.units, now_s)
         elif isinstance(event, Bye):
             self._leave(peer, event, now_s)
         else:

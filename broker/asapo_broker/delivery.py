@@ -16,6 +16,7 @@ from asapo.errors import (
 )
 from asapo.models import MAX_ID, StreamRef
 from asapo.wire.events import GetNext
+from asapo_broker.announced import AnnouncedUnit, announced
 from asapo_broker.checks import check_request, check_values
 from asapo_broker.feed import (
     Feed,
@@ -38,6 +39,8 @@ from asapo_broker.tally import Tally
 
 TICK_S: Final = 0.1
 """Leases that ran out and nacks whose delay is over are looked for this often."""
+FILTERED_BYTES: Final = 4096
+"""Longer announced units of streams with filtered groups are left to the loader: it judges rows on its own thread."""
 Name = tuple[str, str, str]
 
 
@@ -68,6 +71,7 @@ class Delivery:
         self._load = load
         self._reply = reply
         self._tally = tally
+        self._tables = tables
         self._serving = Serving(settings, load=load, reply=reply, tables=tables, registry=registry, tally=tally)
         self.streams: dict[Name, StreamState] = {}
         self._parked: dict[Waiting, StreamState] = {}
@@ -135,7 +139,7 @@ class Delivery:
         self._parked[waiting] = state
         self._deadline_s = min(self._deadline_s, waiting.deadline_s)
         feed = state.feed
-        stale = now_s - feed.looked_s > self._settings.poll_s or feed.announced_seq > feed.loaded_seq
+        stale = now_s - feed.looked_s > self._settings.poll_s or feed.announced_seq > feed.seen_seq
         if waiting.once or stale or not feed.polled:
             waiting.asked = feed.asked = True
             self._load(feed)
@@ -244,8 +248,20 @@ class Delivery:
             self._serving.fail(one, error)
             self._unpark(one)
 
-    def announce(self, beamtime: str, heads: Sequence[Any]) -> None:
-        """Take hints that streams grew; look at those somebody waits for."""
+    def announce(self, beamtime: str, heads: Sequence[Any], units: Sequence[Any], now_s: float) -> None:
+        """Take hints that streams grew, and units that follow what is here; look at the rest if somebody waits for it.
+
+        Raises
+        ------
+        WrongInput, RemoteProtocolError
+            If an entry is none.
+        """
+        grown: set[StreamState] = set()
+        for entry in units:
+            unit = announced(entry)
+            state = self.streams.get((beamtime, unit.source, unit.stream))
+            if state is not None and state.follows(unit) and self._push(state, unit):
+                grown.add(state)
         for head in heads:
             try:
                 source, stream, seq = head
@@ -255,9 +271,27 @@ class Delivery:
             self._tally.announcements += 1
             if state is None or type(seq) is not int:
                 continue
-            state.feed.announced_seq = max(state.feed.announced_seq, min(seq, MAX_ID))
-            if state.waiting:
-                self._load(state.feed)
+            feed = state.feed
+            feed.announced_seq = max(feed.announced_seq, min(seq, MAX_ID))
+            if state in grown:
+                self.wake(state, now_s)
+            if state.waiting and (seq <= 0 or seq > feed.pushed_seq or state.unsettled):
+                self._load(feed)
+
+    def _push(self, state: StreamState, unit: AnnouncedUnit) -> bool:
+        """Take in a unit without asking the index; False when that takes more than is known here."""
+        feed, settings = state.feed, self._settings
+        if feed.filters and len(unit.header) > FILTERED_BYTES:
+            return False
+        if not self._tables(feed.ref.beamtime).know(unit.segment, unit.format):
+            return False
+        rows = unit.rows()
+        self._tally.rows_announced += len(rows)
+        orphans = state.push(rows, limit_rows=settings.window_rows, limit_bytes=settings.window_bytes)
+        if orphans:
+            self._load(LoadParts(feed, orphans))
+        self._serving.changed.add(state)
+        return True
 
     # -- sessions and time --------------------------------------------------------------------------------------
 

@@ -72,6 +72,8 @@ class Feed:
     """Somebody wants to be told when a look was made (set by the poll thread, taken back by the loader)."""
     taken: int = 0
     """Tails the poll thread has taken in."""
+    pushed_seq: int = 0
+    """Everything up to this arrival number is in memory because receivers told of it (poll thread)."""
     no: int | None = None
     """Number of the stream in the index; None while it is not known there (loader)."""
     loaded_seq: int = -1
@@ -86,6 +88,11 @@ class Feed:
     """The loader looks at it every now and then (loader)."""
     closed: bool = False
     """Nobody reads the stream any more (poll thread)."""
+
+    @property
+    def seen_seq(self) -> int:
+        """Arrival number up to which everything was handed to the poll thread, by whichever way."""
+        return max(self.loaded_seq, self.pushed_seq)
 
 
 # -- to the loader ------------------------------------------------------------------------------------------------

@@ -175,6 +175,8 @@ class Loader:
         if feed.loaded_seq < 0:
             self._open(index, feed, head)
         assert feed.no is not None
+        # What receivers told of lies in memory already, and its tables are known.
+        feed.loaded_seq = feed.seen_seq
         tables = self._indexes.tables(feed.ref.beamtime)
         while feed.loaded_seq < head.head_seq:
             if feed.given - feed.taken >= TAILS_AHEAD:

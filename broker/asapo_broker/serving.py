@@ -194,7 +194,7 @@ class Serving:
     def _look_ahead(self, state: StreamState, group: Group, _now_s: float) -> None:
         """Have the tail loaded before the group comes to its end."""
         feed, window = state.feed, group.window
-        if feed.announced_seq > feed.loaded_seq:
+        if feed.announced_seq > feed.seen_seq:
             left = (window.id_max if group.cursor.ordered else window.head_seq) - group.cursor.position
             if left < AHEAD_ROWS:
                 self._load(feed)

@@ -6,10 +6,12 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from asapo.delivery.leases import GroupState
+from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import AsapoError
 from asapo.index import StreamHead
 from asapo.wire.events import Acknowledge, GetNext, Nack
+from asapo_broker.announced import AnnouncedUnit
 from asapo_broker.feed import Feed, Filter, GroupReady, Opened, PartsLoaded, RowsLoaded, Tail
 from asapo_broker.sessions import Session
 
@@ -67,17 +69,41 @@ class StreamState:
 
     def take(self, tail: Tail, *, limit_rows: int, limit_bytes: int) -> tuple[int, ...]:
         """Take in newly indexed rows; return datasets whose parts have to be loaded."""
-        assert self.delivery is not None
-        window = self.delivery.window
         self.feed.taken += 1
         if tail.rows:
-            self.delivery.add(tail.rows)
-            window.prune(limit_rows=limit_rows, limit_bytes=limit_bytes)
+            self._add(tail.rows, limit_rows, limit_bytes)
         if tail.head is not None:
             self._take_head(tail.head)
-        if not window.orphans:
+        return self._lost_sight_of()
+
+    def push(self, rows: list[RowTuple], *, limit_rows: int, limit_bytes: int) -> tuple[int, ...]:
+        """Take in a unit that a receiver told of and that follows what is here; return as `take`."""
+        assert self.delivery is not None
+        self._add(rows, limit_rows, limit_bytes)
+        self.feed.pushed_seq = self.delivery.window.head_seq
+        return self._lost_sight_of()
+
+    def follows(self, unit: AnnouncedUnit) -> bool:
+        """Tell whether a unit follows what is here without a hole."""
+        return self.delivery is not None and unit.first_seq == self.delivery.window.head_seq + 1
+
+    @property
+    def unsettled(self) -> bool:
+        """True when there are messages that ordered groups may not have yet, for want of a mark."""
+        return self.delivery is None or self.delivery.window.settled_below <= self.delivery.window.id_max
+
+    def _add(self, rows: list[RowTuple], limit_rows: int, limit_bytes: int) -> None:
+        assert self.delivery is not None
+        self.delivery.add(rows)
+        self.delivery.window.prune(limit_rows=limit_rows, limit_bytes=limit_bytes)
+
+    def _lost_sight_of(self) -> tuple[int, ...]:
+        """Return datasets whose earlier parts have to be loaded and were not asked for yet."""
+        assert self.delivery is not None
+        orphans = self.delivery.window.orphans
+        if not orphans:
             return ()
-        asked = tuple(window.orphans - self.parts_asked)
+        asked = tuple(orphans - self.parts_asked)
         self.parts_asked.update(asked)
         return asked
 

@@ -39,6 +39,10 @@ class Tables:
             for no, ref in index.stream_refs(missing).items():
                 self._origins[no] = [ref.source, ref.stream]
 
+    def know(self, segment: int, format_no: int) -> bool:
+        """Tell whether rows that refer to these can be answered without a look into the index."""
+        return (not segment or abs(segment) in self._segments) and (not format_no or format_no in self._formats)
+
     def answer(self, request: int, rows: Sequence[RowTuple], registry: Registry, **extra: Any) -> Rows:
         """Return the event that carries these rows with the tables that their numbers refer to."""
         if self._said[0] != registry.version:

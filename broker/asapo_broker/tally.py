@@ -33,7 +33,9 @@ class Tally:
     """Replies to a peer that was gone or did not read."""
     announcements: int = 0
     rows_loaded: int = 0
-    """Rows taken into windows."""
+    """Rows taken into windows from the index."""
+    rows_announced: int = 0
+    """Rows taken into windows from receivers that told of them."""
     refused_peers: int = 0
     """Links ended because the peer broke the protocol or was not acceptable."""
     failed_requests: int = 0

@@ -19,7 +19,7 @@ from asapo.storage.store import SegmentHandle
 from asapo.wire.events import Bye, FinishStream, OpenStream, SetMeta
 from asapo.wire.put import aligned
 from asapo_receive.cache import RecentUnits
-from asapo_receive.units import Note, Request, Unit, notes_of, record_of
+from asapo_receive.units import Note, Request, Unit, announcements, notes_of, record_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Indexer:
         register: Callable[[MetadataIndex, SegmentHandle], int],
         finished: Callable[[list[Unit] | list[Request]], None],
         note: Callable[[Note], None],
-        announce: Callable[[str, list[tuple[str, str, int]]], None],
+        announce: Callable[..., None],
         more_coming: Callable[[], bool],
         gather_bytes: int,
         recent: RecentUnits,
@@ -71,8 +71,10 @@ class Indexer:
         self._memory = memory
         self._counters = counters
         self._inbox: queue.SimpleQueue[Unit | Request | SegmentHandle | _BeatsWait | None] = queue.SimpleQueue()
-        self.submit = self._inbox.put
-        """Take what was stored (or a closed segment, or a request); None ends `run`."""
+        self._submitted = 0
+        """Items handed in (writer thread)."""
+        self._served = 0
+        """Items of those that are served wholly (index thread)."""
         self.abandon = False
         """Set to give up on an index that is away, when the receiver must stop."""
         self._memory_offset = MEMORY_BASE
@@ -81,6 +83,18 @@ class Indexer:
 
         self._beats: dict[tuple[str, str, bytes], dict[str, int]] = {}
         self._beats_lock = threading.Lock()
+
+    def submit(self, item: Unit | Request | SegmentHandle | None) -> None:
+        """Take what was stored (or a closed segment, or a request); None ends `run`. Writer thread.
+
+        While nothing waits on either side the unit is indexed here and now, which saves a switch of threads; under
+        load both stages work side by side.
+        """
+        if isinstance(item, Unit) and self._served == self._submitted and not self._more_coming():
+            self._commit([item])
+            return
+        self._submitted += 1
+        self._inbox.put(item)
 
     def beat(self, beamtime: str, source: str, session: bytes, marks: Mapping[str, int]) -> None:
         """Keep a session alive and raise its marks. Any thread, never blocks.
@@ -117,6 +131,7 @@ class Indexer:
             if isinstance(item, Unit):
                 batch, behind = self._gather(item)
                 self._commit(batch)
+                self._served += len(batch)
                 item = behind[0] if behind else self._inbox.get()
             else:
                 self._control(item)
@@ -163,9 +178,14 @@ class Indexer:
         index = self._directory.open(beamtime)
         alive = [unit for unit in units if unit.alive]
         started_s = time.monotonic()
-        outcomes = index.commit([self._record(index, unit) for unit in alive])
+        records = [self._record(index, unit) for unit in alive]
+        outcomes = index.commit(records)
         heads = {(unit.ref.source, unit.ref.stream): out.head_seq for unit, out in zip(alive, outcomes, strict=True)}
-        self._announce(beamtime, [(source, stream, head) for (source, stream), head in heads.items()])
+        self._announce(
+            beamtime,
+            [(source, stream, head) for (source, stream), head in heads.items()],
+            announcements(alive, records, outcomes),
+        )
         for unit, outcome in zip(alive, outcomes, strict=True):
             self._settle(unit, outcome)
         counters = self._counters
@@ -229,6 +249,10 @@ class Indexer:
         if isinstance(item, _BeatsWait):
             self._take_beats()
             return
+        self._serve(item)
+        self._served += 1
+
+    def _serve(self, item: Request | SegmentHandle) -> None:
         if isinstance(item, SegmentHandle):
             if item.index_no is not None:
                 index_no = item.index_no

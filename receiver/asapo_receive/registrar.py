@@ -1,4 +1,7 @@
-"""The link to the broker: registration once a second, announcements in between; losing either is harmless."""
+"""The link to the broker: registration once a second, announcements in between; losing either is harmless.
+
+Whoever committed something announces it on his own thread: one switch of threads less between a frame and its reader.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
-from typing import Final
+from collections.abc import Callable, Sequence
+from typing import Any, Final
 
 from asapo.errors import AsapoError, TransportError
 from asapo.transport import Link, Waiter, Wakeup, connect
@@ -17,7 +20,10 @@ from asapo.wire.events import Announce, Bye, Goodbye, Hello, Register
 log = logging.getLogger(__name__)
 
 REGISTER_S: Final = 1.0
-RETRY_S: Final = 0.2
+LOOK_S: Final = 0.2
+"""Between two looks at the link: has it ended, is there something that found no room; and after it ended, before the
+next one is made."""
+Heads = dict[tuple[str, str], int]
 
 
 class Registrar:
@@ -28,16 +34,33 @@ class Registrar:
         self._register = register
         self._bell = Wakeup()
         self._lock = threading.Lock()
-        self._heads: dict[str, dict[tuple[str, str], int]] = {}
+        """Held by whoever uses the link or looks at `_heads`: never for longer than one message takes."""
+        self._link: Link | None = None
+        self._heads: dict[str, Heads] = {}
+        """What was not announced yet, because there is no link or it has no room."""
         self._stopping = False
 
-    def announce(self, beamtime: str, heads: list[tuple[str, str, int]]) -> None:
-        """Tell the broker that streams grew: (source, stream, head_seq). Any thread, never blocks."""
+    def announce(self, beamtime: str, heads: Sequence[tuple[str, str, int]], units: Sequence[Any] = ()) -> None:
+        """Tell the broker that streams grew: (source, stream, head_seq), and by which units. Any thread, never blocks.
+
+        Without a link, or without room on it, the heads are told later and the units never: they are in the index.
+        """
         with self._lock:
             waiting = self._heads.setdefault(beamtime, {})
             for source, stream, head in heads:
                 waiting[source, stream] = max(head, waiting.get((source, stream), 0))
-        self._bell.ring()
+            self._tell(units)
+
+    def _tell(self, units: Sequence[Any] = ()) -> None:
+        """Send what waits; `units` belong to the beamtime that was added last. The lock is held."""
+        while self._link is not None and self._heads:
+            beamtime, heads = self._heads.popitem()
+            if not self._link.send(
+                encode(Announce(beamtime, [[*name, head] for name, head in heads.items()], [*units]))
+            ):
+                self._heads[beamtime] = heads
+                return
+            units = ()
 
     def stop(self) -> None:
         """End `run`. Any thread."""
@@ -46,46 +69,40 @@ class Registrar:
 
     def run(self) -> None:
         """Serve until `stop`."""
+        waiter = Waiter(self._bell)
         while not self._stopping:
-            link: Link | None = None
             try:
-                link = connect(self._broker)
-                self._serve(link)
-            except (TransportError, AsapoError) as exc:
+                self._serve(connect(self._broker), waiter)
+            except AsapoError as exc:
                 log.debug("broker %s is away: %s", self._broker, exc)
-                self._pause()
-            finally:
-                if link is not None:
-                    link.close(linger_s=0.2)
+                waiter.wait(LOOK_S)
         self._bell.close()
 
-    def _pause(self) -> None:
-        until_s = time.monotonic() + RETRY_S
-        waiter = Waiter(self._bell)
-        while not self._stopping and (left_s := until_s - time.monotonic()) > 0:
-            waiter.wait(left_s)
-            self._bell.hear()
-
-    def _serve(self, link: Link) -> None:
+    def _serve(self, link: Link, waiter: Waiter) -> None:
         link.send(encode(Hello("receiver", os.urandom(16))))
-        waiter = Waiter(self._bell, link)
         due_s = 0.0
-        while not self._stopping:
-            now_s = time.monotonic()
-            if now_s >= due_s:
-                link.send(encode(self._register()))
-                due_s = now_s + REGISTER_S
-            for beamtime, heads in self._take_heads():
-                link.send(encode(Announce(beamtime, [[*name, head] for name, head in heads.items()])))
-            waiter.wait(max(0.0, due_s - time.monotonic()))
-            self._bell.hear()
-            while (message := link.receive()) is not None:
-                event = decode(message.header)
-                if type(event) is Goodbye:
-                    raise TransportError(f"broker {self._broker} ended the link: {event.error.get('message')}")
-        link.send(encode(Bye()))
+        try:
+            while not self._stopping:
+                if time.monotonic() >= due_s:
+                    due_s = time.monotonic() + REGISTER_S
+                    registration = encode(self._register())
+                    with self._lock:
+                        link.send(registration)
+                        self._link = link  # from now on announcements may follow
+                with self._lock:
+                    self._tell()
+                    self._hear(link)
+                waiter.wait(LOOK_S)
+                self._bell.hear()
+        finally:
+            with self._lock:
+                self._link = None
+                if self._stopping:
+                    link.send(encode(Bye()))
+            link.close(linger_s=0.2)
 
-    def _take_heads(self) -> list[tuple[str, dict[tuple[str, str], int]]]:
-        with self._lock:
-            heads, self._heads = self._heads, {}
-        return list(heads.items())
+    def _hear(self, link: Link) -> None:
+        while (message := link.receive()) is not None:
+            event = decode(message.header)
+            if type(event) is Goodbye:
+                raise TransportError(f"broker {self._broker} ended the link: {event.error.get('message')}")

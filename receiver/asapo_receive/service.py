@@ -154,7 +154,8 @@ class Receiver:
             thread.join(DRAIN_S)
         # An index that is still away is given up: what waits for it is journaled, and indexed at the next start.
         self._indexer.abandon = True
-        threads[1].join(2.0)
+        for thread in threads[:2]:
+            thread.join(2.0)
         self._network.stop()
         network.join(2.0)
         self._data_server.stop()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from operator import add, itemgetter
 from typing import Any, Final, NoReturn
@@ -26,6 +26,8 @@ def _no_constant(text: str) -> NoReturn:
 
 PeerKey = tuple[int, bytes]
 """A link: number of the server socket, identity of the peer on it."""
+ANNOUNCED_BYTES: Final = 1024 * 1024
+"""Most bytes of Put headers in one announcement."""
 FIRST: Final = itemgetter(0)
 LAST: Final = itemgetter(-1)
 _decoder: Final = json.JSONDecoder(parse_constant=_no_constant)
@@ -175,6 +177,22 @@ def _holds_nul(value: Any) -> bool:
     if type(value) is list:
         return any(map(_holds_nul, value))
     return type(value) is str and "\0" in value
+
+
+def announcements(units: Sequence[Unit], records: Sequence[UnitRecord], outcomes: Sequence[UnitOutcome]) -> list[Any]:
+    """Return the units whose messages are all new, as `Announce.units` has them; none when they are many.
+
+    Readers that wait for them need no look into the index then; more at once are read there at less cost.
+    """
+    if sum([len(unit.header) for unit in units]) > ANNOUNCED_BYTES:
+        return []
+    told = []
+    for unit, record, out in zip(units, records, outcomes, strict=True):
+        whole = out.first_seq and out.head_seq - out.first_seq + 1 == len(unit.put.ids)
+        if whole and not unit.put.origins:  # origins go by numbers of the index
+            at = [out.first_seq, record.segment, record.offsets[0], out.format_no, unit.received_ns]
+            told.append([unit.ref.source, unit.ref.stream, *at, unit.header])
+    return told
 
 
 def record_of(unit: Unit, segment: int, receiver_id: str) -> UnitRecord:

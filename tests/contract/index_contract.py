@@ -104,12 +104,12 @@ class IndexContract:
     def test_the_same_bytes_again_are_no_news(self, index: MetadataIndex) -> None:
         index.commit([unit([1, 2])])
         (outcome,) = index.commit([unit([1, 2])])
-        assert tuple(outcome) == (0, 2, (), ())
+        assert outcome[:4] == (0, 2, (), ())
 
     def test_the_same_content_at_another_place_is_success_and_spare(self, index: MetadataIndex) -> None:
         index.commit([unit([1, 2])])
         (outcome,) = index.commit([unit([1, 2, 3], segment=2)])
-        assert tuple(outcome) == (3, 3, (), (0, 1))
+        assert outcome[:4] == (3, 3, (), (0, 1))
         assert [row[4] for row in index.rows_after_seq(number(index), 0, 10)] == [1, 1, 2]
 
     @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ class IndexContract:
     def test_bytes_on_disk_replace_a_place_in_a_cache(self, index: MetadataIndex) -> None:
         index.commit([unit([1], segment=0)])
         (outcome,) = index.commit([unit([1], segment=4, offsets=[640])])
-        assert tuple(outcome) == (0, 1, (), ())
+        assert outcome[:4] == (0, 1, (), ())
         (row,) = index.rows_after_seq(number(index), 0, 10)
         assert row[4:6] == (4, 640)
         assert index.commit([unit([1], segment=0)])[0].superseded == (0,)
@@ -161,7 +161,7 @@ class IndexContract:
     def test_of_two_places_in_memories_the_newer_one_is_kept(self, index: MetadataIndex) -> None:
         index.commit([unit([1], segment=-3, offsets=[64])])
         (outcome,) = index.commit([unit([1], segment=-4, offsets=[640])])
-        assert tuple(outcome) == (0, 1, (), ())
+        assert outcome[:4] == (0, 1, (), ())
         (row,) = index.rows_after_seq(number(index), 0, 10)
         assert row[4:6] == (-4, 640)
 
@@ -173,9 +173,8 @@ class IndexContract:
         assert isinstance(error, WrongInput)
         assert ids_of(index.rows_after_seq(number(index), 0, 10)) == [1, 2]
 
-    @pytest.mark.parametrize("text", ["", "{", "[1]", "7", '{"a": "\udc80"}', '{"a": 1} x'])
-    def test_metadata_that_is_no_object_is_refused_alone(self, index: MetadataIndex, text: str) -> None:
-        (outcome,) = index.commit([unit([1, 2, 3], metas=['{"n": 1}', text, '{"n": 3}'])])
+    def test_metadata_that_is_no_unicode_is_refused_alone(self, index: MetadataIndex) -> None:
+        (outcome,) = index.commit([unit([1, 2, 3], metas=['{"n": 1}', '{"a": "\udc80"}', '{"n": 3}'])])
         ((position, error),) = outcome.errors
         assert position == 1
         assert isinstance(error, WrongInput)

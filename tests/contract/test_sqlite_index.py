@@ -167,7 +167,7 @@ def test_a_reopened_index_knows_everything(open_index: Callable[..., SqliteIndex
     index = open_index()
     assert (index.rows_after_seq(number(index), 0, 10), index.streams()) == before
     assert index.declared_keys() == ["n"]
-    assert index.commit([unit(range(3, 6))])[0] == (4, 5, (), (0,))
+    assert index.commit([unit(range(3, 6))])[0][:4] == (4, 5, (), (0,))
 
 
 def test_sessions_of_an_earlier_boot_are_lost(open_index: Callable[..., SqliteIndex], clock: Clock) -> None:

@@ -13,8 +13,9 @@ from asapo.errors import IndexUnavailable, QueueFull, WrongInput
 from asapo.index import StreamHead
 from asapo.models import SegmentInfo, StreamRef
 from asapo.query import parse
-from asapo.wire.codec import decode
+from asapo.wire.codec import decode, encode
 from asapo.wire.events import Acknowledge, Done, Failed, GetNext, Nack, Register, Rows
+from asapo.wire.put import Put
 from asapo_broker.delivery import Delivery
 from asapo_broker.feed import (
     Feed,
@@ -478,15 +479,78 @@ def test_announcements_make_the_loader_look_for_those_who_wait(world: World) -> 
     one = world.session()
     world.reading(one)
     world.jobs.clear()
-    world.delivery.announce("bt", [["det", "s", 5], ["det", "other", 1]])
+    world.delivery.announce("bt", [["det", "s", 5], ["det", "other", 1]], [], 0.0)
     assert world.jobs == []
     world.feed.looked_s = 0.0
     world.feed.loaded_seq = 5
     world.feed.polled = True
     world.ask(one, now_s=0.01)
     assert world.jobs == [], "the loader looked a moment ago, and will again"
-    world.delivery.announce("bt", [["det", "s", 6]])
+    world.delivery.announce("bt", [["det", "s", 6]], [], 0.0)
     assert world.jobs == [world.feed]
+
+
+def unit_of(*ids: int, seq: int, **columns: Any) -> list[Any]:
+    event = Put(
+        unit=1, stream="s", ids=list(ids), sizes=[8] * len(ids), checksums=bytes(8 * len(ids)),
+        metas=['{"n": 1}'] * len(ids), acquired_ns=bytes(8 * len(ids)),
+    )  # fmt: skip
+    given = {"segment": 1, "offset": 64, "format": 0, "stored_ns": 5} | columns
+    return ["det", "s", seq, *given.values(), encode(event)]
+
+
+def test_an_announced_unit_that_follows_answers_without_a_look(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.ask(one)
+    assert world.ids() == [1]
+    world.ask(one)
+    world.jobs.clear()
+    world.delivery.announce("bt", [["det", "s", 3]], [unit_of(2, 3, seq=2)], 0.0)
+    assert world.jobs == []
+    assert world.ids() == [2]
+    world.ask(one)
+    assert world.ids() == [3]
+    assert world.tally.rows_announced == 2
+    world.feed.given += 1  # the loader had begun to read them meanwhile: they come twice
+    world.delivery.take(Tail(world.feed, [row(2, 2), row(3, 3)], None), 0.0)
+    world.ask(one)
+    assert world.answers() == []
+
+
+@pytest.mark.parametrize(
+    ("unit", "why"),
+    [
+        (unit_of(3, seq=3), "it leaves a hole"),
+        (unit_of(2, seq=2, format=9), "its format is not known here"),
+        (unit_of(2, seq=2, segment=9), "its segment is not known here"),
+        (unit_of(5, seq=2), "ids 2 to 4 may still come"),
+    ],
+)
+def test_an_announced_unit_is_looked_up_when(world: World, unit: list[Any], why: str) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.ask(one)
+    assert world.ids() == [1]
+    world.ask(one)
+    world.jobs.clear()
+    world.delivery.announce("bt", [["det", "s", 3]], [unit], 0.0)
+    assert world.answers() == [], why
+    assert world.jobs == [world.feed], why
+
+
+def test_long_announced_units_of_filtered_groups_are_left_to_the_loader(world: World) -> None:
+    one = world.session()
+    world.reading(one)
+    world.feed.filters.append(Filter(parse("meta.n = 1")))
+    for count, looked_up in ((10, False), (500, True)):
+        world.ask(one, n=1000)
+        world.jobs.clear()
+        first = world.delivery.streams["bt", "det", "s"].delivery.window.head_seq + 1  # type: ignore[union-attr]
+        unit = unit_of(*range(first, first + count), seq=first)
+        world.delivery.announce("bt", [["det", "s", first + count - 1]], [unit], 0.0)
+        assert bool(world.jobs) == looked_up
+        world.sent.clear()
 
 
 def test_a_stream_that_is_not_polled_is_looked_at_for_who_begins_to_wait(world: World) -> None:
@@ -502,7 +566,7 @@ def test_a_stream_that_is_not_polled_is_looked_at_for_who_begins_to_wait(world: 
 @pytest.mark.parametrize("head", [["det", "s"], 5, [["det"], "s", 1]])
 def test_a_malformed_announcement_is_refused(world: World, head: Any) -> None:
     with pytest.raises(WrongInput, match="expected"):
-        world.delivery.announce("bt", [head])
+        world.delivery.announce("bt", [head], [], 0.0)
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,7 @@ class Waiter:
 
     def __init__(self, *members: Any) -> None:
         self._poller = zmq.Poller()
+        self._member_of: dict[Any, Any] = {}
         for member in members:
             self.add(member)
 
@@ -60,12 +61,24 @@ class Waiter:
         """Wait on this one, too."""
         for item in member.pollables():
             self._poller.register(item, zmq.POLLIN)
+            self._member_of[_key(item)] = member
 
     def remove(self, member: Any) -> None:
         """Stop waiting on this one; call it before the member is closed."""
         for item in member.pollables():
             self._poller.unregister(item)
+            del self._member_of[_key(item)]
 
     def wait(self, timeout_s: float) -> bool:
         """Wait at most this long; True when something may be there to read."""
         return bool(self._poller.poll(max(0, int(timeout_s * 1000 + 0.999))))
+
+    def ready(self, timeout_s: float) -> list[Any]:
+        """Wait at most this long; return the members that may have something to read, some of them twice."""
+        found = self._poller.poll(max(0, int(timeout_s * 1000 + 0.999)))
+        return [self._member_of[item] for item, _ in found]
+
+
+def _key(item: Any) -> Any:
+    """Return what the poller calls an item: ZeroMQ sockets by themselves, others by their descriptor."""
+    return item if isinstance(item, zmq.Socket) else item.fileno()

@@ -11,6 +11,7 @@ import itertools
 import os
 import sys
 import threading
+import weakref
 from typing import Any, Final
 
 import zmq
@@ -72,6 +73,23 @@ def tune_malloc() -> None:
     mallopt(m_arena_max, 1)
 
 
+class _Sent:
+    """Tells whether the transport has let go of a payload: it alone holds the view that was made for it.
+
+    A tracker of pyzmq says the same, but makes an event with its lock for every message.
+    """
+
+    __slots__ = ("_view",)
+
+    def __init__(self, view: memoryview) -> None:
+        self._view = weakref.ref(view)
+
+    @property
+    def done(self) -> bool:
+        """Whether the payload may be changed."""
+        return self._view() is None
+
+
 class ZmqLink:
     """The client's end: one DEALER that never reconnects by itself, so nothing is ever resent behind our back."""
 
@@ -103,7 +121,9 @@ class ZmqLink:
             if copy:
                 self._socket.send(payload)
                 return True
-            return self._socket.send(payload, copy=False, track=True)
+            view = memoryview(payload)
+            self._socket.send(view, copy=False)
+            return _Sent(view)
         except zmq.Again:
             return False
 
@@ -236,12 +256,13 @@ def _monitor(socket: Any, events: int) -> Any:
 def _drain(monitor: Any) -> int:
     """Count the monitor's events and forget them."""
     count = 0
-    while True:
-        try:
+    try:
+        while monitor.getsockopt(zmq.EVENTS) & _READABLE:  # the exception of a vain recv would cost more
             monitor.recv_multipart(zmq.NOBLOCK)
-        except zmq.ZMQError:
-            return count
-        count += 1
+            count += 1
+    except zmq.ZMQError:
+        pass  # closed
+    return count
 
 
 def _close(socket: Any, monitor: Any, linger_s: float) -> None:

@@ -45,6 +45,11 @@ def encode(event: Event | Put) -> bytes:
     return _joined(KIND_OF[kind], dict(zip(FIELDS[kind], USUAL[kind].values(event), strict=True)))
 
 
+def encode_put(header: dict[str, Any]) -> bytes:
+    """Return the header part of a Put that is a map already (`asapo.wire.put.put_map`)."""
+    return _joined(PUT_KIND, header)
+
+
 def _joined(kind: int, body: dict[str, Any]) -> bytes:
     # A packer is kept because making one costs more than packing. Taken out of the list while it works, it is never
     # used by two threads, nor again by a finalizer that the garbage collector runs inside this call.

@@ -137,28 +137,44 @@ class Put:
 
 
 def put_to_map(put: Put) -> dict[str, Any]:
-    """Return the header map of a Put; keys are short because every unit carries them."""
-    ids, sizes = put.ids, put.sizes
+    """Return the header map of a Put."""
+    return put_map(
+        unit=put.unit, stream=put.stream, ids=put.ids, sizes=put.sizes, checksums=put.checksums, metas=put.metas,
+        acquired_ns=put.acquired_ns, closed_below=put.closed_below, form=put.format, substream=put.substream,
+        dataset_size=put.dataset_size, level=put.level, origins=put.origins,
+    )  # fmt: skip
+
+
+def put_map(
+    *, unit: int, stream: str, ids: Sequence[int], sizes: Sequence[int], checksums: bytes, metas: Sequence[str],
+    acquired_ns: bytes, closed_below: int, form: Format, substream: int, dataset_size: int, level: str,
+    origins: Sequence[Origin | None],
+) -> dict[str, Any]:  # fmt: skip
+    """Return the header map of a Put with these columns; keys are short because every unit carries them.
+
+    Nothing is checked: for who built the columns from checked values, as the producer SDK does for every unit. What
+    the receiver makes of the map is checked in full.
+    """
     first = sizes[0]
     header: dict[str, Any] = {
-        "u": put.unit,
-        "n": put.stream,
+        "u": unit,
+        "n": stream,
         "i": ids[0] if type(ids) is range else list(ids),
         "k": len(ids),
         "z": first if sizes.count(first) == len(sizes) else list(sizes),
-        "c": put.checksums,
-        "m": list(put.metas),
-        "t": put.acquired_ns,
-        "b": put.closed_below,
+        "c": checksums,
+        "m": metas if type(metas) is list else list(metas),
+        "t": acquired_ns,
+        "b": closed_below,
     }
-    if put.format != PLAIN:
-        header["f"] = [put.format.dtype, list(put.format.shape), put.format.codec]
-    if put.substream:
-        header["s"], header["d"] = put.substream, put.dataset_size
-    if put.level != "written":
-        header["l"] = put.level
-    if any(put.origins):
-        header["o"] = [origin and [origin.source, origin.stream, origin.message_id] for origin in put.origins]
+    if form is not PLAIN and form != PLAIN:
+        header["f"] = [form.dtype, list(form.shape), form.codec]
+    if substream:
+        header["s"], header["d"] = substream, dataset_size
+    if level != "written":
+        header["l"] = level
+    if origins and any(origins):
+        header["o"] = [origin and [origin.source, origin.stream, origin.message_id] for origin in origins]
     return header
 
 

@@ -1,14 +1,55 @@
-"""Arguments of `send` and `send_batch`, checked and in wire form."""
+"""Arguments of `Producer`, `send` and `send_batch`, checked and in wire form."""
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Sequence
 from typing import Any
 
+from asapo import hostinfo
 from asapo.errors import WrongInput
-from asapo.models import Origin, check_id, check_name
-from asapo.wire.put import pack_column
+from asapo.models import MAX_ID, Origin, check_id, check_name
+from asapo.wire.events import Hello
+from asapo.wire.put import LEVELS, pack_column
+from asapo_produce.discovery import TRANSPORTS
+
+
+def one_of(what: str, value: str, known: Sequence[str]) -> str:
+    """Return a setting that must be one of a few words."""
+    if value not in known:
+        raise WrongInput(f"{what} {value!r}: expected one of {', '.join(known)}")
+    return value
+
+
+def level_of(level: str) -> str:
+    """Return an acknowledgement level that this version speaks."""
+    return one_of("level", level, LEVELS)
+
+
+def transport_of(transport: str) -> str:
+    """Return a transport that this version knows."""
+    return one_of("transport", transport, TRANSPORTS)
+
+
+def greeting(beamtime: str, source: str, name: str, token: str) -> Hello:
+    """Return the first event of a new session."""
+    return Hello(
+        role="producer",
+        session=os.urandom(16),
+        beamtime=check_name("beamtime", beamtime),
+        source=check_name("source", source),
+        name=name or hostinfo.who_am_i(),
+        boot_id=hostinfo.boot_id(),
+        token=token,
+    )
+
+
+def check_part(substream: Any, dataset_size: Any) -> None:
+    """Raise WrongInput when this is no part of a dataset."""
+    whole = type(substream) is int and type(dataset_size) is int
+    if not whole or not 1 <= substream <= dataset_size <= MAX_ID:
+        raise WrongInput(f"substream {substream!r} of {dataset_size!r}: expected whole numbers, 1 to dataset_size")
 
 
 def whole_number(value: Any) -> Any:
@@ -42,8 +83,6 @@ def one_each(values: Any, n: int) -> Any:
 
 def origin_of(value: Any) -> Origin:
     """Return the origin that a message, or an Origin, stands for."""
-    if isinstance(value, Origin):
-        return value
     try:
         number = value.message_id if hasattr(value, "message_id") else value.id
         return Origin(

@@ -31,6 +31,8 @@ class Discovery(Protocol):
 
     targets: dict[str, tuple[str, ...]]
     """Receiver id to its addresses, the preferred one first."""
+    link: Link | None
+    """To be listened to: `step` when something is there to read."""
 
     def step(self, now_s: float, waiter: Waiter) -> float:
         """Do what is due; return when to be called again at the latest. Raises AsapoError when refused for good."""
@@ -47,6 +49,7 @@ class Fixed:
         if not addresses:
             raise WrongInput("receivers: expected at least one address, for example tcp://127.0.0.1:4000")
         self.targets: dict[str, tuple[str, ...]] = {address: (address,) for address in addresses}
+        self.link: Link | None = None
 
     def step(self, now_s: float, waiter: Waiter) -> float:
         """Nothing ever changes."""
@@ -76,7 +79,7 @@ class Asking:
         self._url = resolve(url)
         self._hello = replace(hello, role="consumer")
         self._transport = transport
-        self._link: Link | None = None
+        self.link: Link | None = None
         self._welcome: Welcome | None = None
         self._numbers = itertools.count(1)
         self._ask_s = 0.0
@@ -88,7 +91,7 @@ class Asking:
     def step(self, now_s: float, waiter: Waiter) -> float:
         """Connect, listen and ask as due."""
         try:
-            if self._link is None:
+            if self.link is None:
                 if now_s < self._connect_s:
                     return self._connect_s
                 self._connect(now_s, waiter)
@@ -100,14 +103,14 @@ class Asking:
         return min(self._ask_s, now_s + 1.0)
 
     def _connect(self, now_s: float, waiter: Waiter) -> None:
-        self._link = connect(self._url)
-        waiter.add(self._link)
+        self.link = connect(self._url)
+        waiter.add(self.link)
         self._welcome = None
         self._heard_s = self._beat_s = now_s
-        self._link.send(encode(self._hello))
+        self.link.send(encode(self._hello))
 
     def _listen(self, now_s: float) -> None:
-        link = self._link
+        link = self.link
         while link is not None and (message := link.receive()) is not None:
             event = decode(message.header, len(message.payload))
             self._heard_s = now_s
@@ -122,14 +125,14 @@ class Asking:
             raise LinkLost(f"broker {self._url} is silent for {SILENT_S} s", address=self._url)
 
     def _speak(self, now_s: float) -> None:
-        if self._link is None or self._welcome is None:
+        if self.link is None or self._welcome is None:
             return
         self._backoff_s = 0.05
         if now_s >= self._ask_s:
-            self._link.send(encode(ListReceivers(next(self._numbers))))
+            self.link.send(encode(ListReceivers(next(self._numbers))))
             self._ask_s = now_s + (REFRESH_S if self.targets else SEARCH_S)
         if now_s - self._beat_s >= self._welcome.heartbeat_s:
-            self._link.send(encode(Beat()))
+            self.link.send(encode(Beat()))
             self._beat_s = now_s
 
     def _learn(self, result: dict[Any, Any], now_s: float) -> None:
@@ -155,9 +158,9 @@ class Asking:
 
     def close(self, waiter: Waiter, *, final: bool) -> None:
         """End the link to the broker."""
-        if self._link is not None:
+        if self.link is not None:
             if final and self._welcome is not None:
-                self._link.send(encode(Bye()))
-            waiter.remove(self._link)
-            self._link.close(linger_s=0.2 if final else 0.0)
-            self._link = None
+                self.link.send(encode(Bye()))
+            waiter.remove(self.link)
+            self.link.close(linger_s=0.2 if final else 0.0)
+            self.link = None

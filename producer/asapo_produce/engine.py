@@ -42,6 +42,8 @@ class Engine:
         self._held: Unit | None = None
         self._clogged_s = 0.0
         self._due_s = 0.0
+        self._search_s = 0.0
+        """When discovery must be looked after."""
         self._stopping = False
         self._leaving = False
         self._error: AsapoError | None = None
@@ -103,9 +105,8 @@ class Engine:
         """Serve until `stop`, or until a receiver refuses us for good."""
         try:
             while not self._stopping and not (self._leaving and self._queue.idle):
-                self._waiter.wait(max(0.0, self._due_s - time.monotonic()))
-                self._bell.hear()
-                self._turn(time.monotonic())
+                ready = self._waiter.ready(self._due_s - time.monotonic())
+                self._turn(ready, time.monotonic())
         except AsapoError as exc:
             log.warning("producer %s stops: %s", self._hello.name, exc)
             self._error = exc
@@ -115,22 +116,37 @@ class Engine:
         finally:
             self._end()
 
-    def _turn(self, now_s: float) -> None:
-        due_s = self._discovery.step(now_s, self._waiter)
-        self._follow_targets()
+    def _turn(self, ready: list[Any], now_s: float) -> None:
+        """Do what is to do. Work that is not due is left out: after a pause every line of it delays the caller."""
+        if self._bell in ready:
+            self._bell.hear()
+            self._send_units(now_s)  # what callers have just given goes before all else
+            if len(ready) == 1 and now_s < self._due_s and not self._asked:
+                return
+        if now_s >= self._search_s or (self._discovery.link is not None and self._discovery.link in ready):
+            self._search_s = self._discovery.step(now_s, self._waiter)
+            self._follow_targets()
         for receiver in list(self._receivers.values()):
-            receiver.connect_when_due(now_s, self._waiter)
-            self._listen(receiver, now_s)
-        self._send_requests(now_s)
+            if receiver.session is None:
+                receiver.connect_when_due(now_s, self._waiter)
+            elif receiver.link in ready or receiver.silent(now_s):
+                self._listen(receiver, now_s)
+        if self._asked:
+            self._send_requests(now_s)
         self._send_units(now_s)
         self._send_marks(now_s)
         self._part_when_idle()
-        dues = [due_s, *(receiver.due_s() for receiver in self._receivers.values())]
-        dues += [unit.due_s for unit in self._again if unit.due_s > now_s]
-        dues += [now_s + FIRST_RETRY_S] if self._asked else []
+        self._due_s = self._next_due_s(now_s)
+
+    def _next_due_s(self, now_s: float) -> float:
+        due_s = min([self._search_s, *[receiver.due_s() for receiver in self._receivers.values()]])
+        if self._again:
+            due_s = min([due_s, *[unit.due_s for unit in self._again if unit.due_s > now_s]])
+        if self._asked:
+            due_s = min(due_s, now_s + FIRST_RETRY_S)
         if self._clogged_s > now_s:
-            dues.append(self._clogged_s)
-        self._due_s = min(dues)
+            due_s = min(due_s, self._clogged_s)
+        return due_s
 
     def _follow_targets(self) -> None:
         targets = self._discovery.targets
@@ -145,10 +161,11 @@ class Engine:
             receiver.leaving = receiver_id not in targets
 
     def _part_when_idle(self) -> None:
-        for receiver_id, receiver in list(self._receivers.items()):
-            if receiver.leaving and (receiver.session is None or receiver.session.idle):
+        leaving = [receiver for receiver in self._receivers.values() if receiver.leaving]
+        for receiver in leaving:
+            if receiver.session is None or receiver.session.idle:
                 receiver.part(self._waiter, final=False)
-                del self._receivers[receiver_id]
+                del self._receivers[receiver.receiver_id]
 
     def _listen(self, receiver: ReceiverLink, now_s: float) -> None:
         heard = Heard()
@@ -210,44 +227,38 @@ class Engine:
 
     def _send_units(self, now_s: float) -> None:
         while True:
-            ready = [r for r in self._receivers.values() if r.session and not r.leaving and r.session.has_room()]
+            ready = [receiver for receiver in self._receivers.values() if receiver.has_room()]
             unit = self._next(now_s) if ready else None
             if unit is None:
                 return
+            self._held = unit  # until it is in flight or settled, whatever happens
             if not self._send_unit(unit, ready, now_s):
-                self._held = unit
                 return
+            self._held = None
 
     def _next(self, now_s: float) -> Unit | None:
-        if self._held is not None:
-            unit, self._held = self._held, None
-            return unit
-        for index, unit in enumerate(self._again):
-            if unit.due_s <= now_s:
-                return self._again.pop(index)
-        return self._queue.take()
+        unit = self._held
+        if unit is None and self._again:
+            index = next((i for i, again in enumerate(self._again) if again.due_s <= now_s), None)
+            unit = None if index is None else self._again.pop(index)
+        if unit is None:
+            return self._queue.take()
+        unit.closed_below = self._queue.closed_below(unit.book)
+        return unit
 
     def _send_unit(self, unit: Unit, ready: list[ReceiverLink], now_s: float) -> bool:
         """Send by the link with the fewest unacknowledged bytes; False when no link has room now."""
-        loads = []
-        for number, receiver in enumerate(ready):
-            session = receiver.session
-            if session and session.takes(unit.nbytes) and session.has_room(unit.nbytes, unit.n):
-                loads.append((session.in_flight_bytes, number))
-        if not loads:
-            able = [r for r in self._receivers.values() if r.session is None or r.session.takes(unit.nbytes)]
-            if able:
+        able = [receiver for receiver in ready if receiver.has_room(unit.nbytes, unit.n)]
+        if not able:
+            if any(r.session is None or r.session.takes(unit.nbytes) for r in self._receivers.values()):
                 return False
             self._refuse(unit, WrongInput(f"unit of {unit.nbytes} bytes: no receiver takes one that large; send less"))
             return True
-        receiver = ready[min(loads)[1]]
-        try:
-            if receiver.transmit(unit, self._queue.closed_below(unit.book)):
-                return True
-        except WrongInput as exc:
-            self._refuse(unit, exc)
+        best = able[0] if len(able) == 1 else min(able, key=ReceiverLink.load)
+        if best.transmit(unit):
             return True
         self._clogged_s = now_s + CLOGGED_S
+        self._due_s = min(self._due_s, self._clogged_s)
         return False
 
     def _refuse(self, unit: Unit, error: AsapoError) -> None:
@@ -255,16 +266,18 @@ class Engine:
 
     def _send_marks(self, now_s: float) -> None:
         marks = self._queue.marks_of_idle()
-        opened = [receiver for receiver in self._receivers.values() if receiver.open]
-        if marks and opened:
-            opened[0].beat(marks, opened[0].session.beat_s if opened[0].session else now_s)
-        due = [receiver for receiver in opened if receiver.due_s() <= now_s]
-        if due:
-            marks = self._queue.marks()
-            for receiver in due:
+        if marks:
+            receiver = next((r for r in self._receivers.values() if r.open), None)
+            if receiver is not None and receiver.session is not None:
+                receiver.beat(marks, receiver.session.beat_s)
+        due = [receiver for receiver in self._receivers.values() if receiver.session and receiver.due_s() <= now_s]
+        if not due:
+            return
+        marks = self._queue.marks()
+        for receiver in due:
+            if receiver.open:
                 receiver.beat(marks, now_s)
-        for receiver in self._receivers.values():
-            if receiver.session is not None and not receiver.open and receiver.due_s() <= now_s:
+            elif receiver.session is not None:
                 receiver.session.beat_s = now_s  # no Beat before the Welcome: only look again later
 
     def _end(self) -> None:
@@ -279,7 +292,8 @@ class Engine:
             receiver.part(self._waiter, final=True)
         self._discovery.close(self._waiter, final=True)
         for unit in units:
-            self._refuse(unit, error)
+            if not unit.items[0].settled:
+                self._refuse(unit, error)
         self.ended.set()
         self._fail_requests()
         self._bell.close()

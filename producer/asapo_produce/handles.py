@@ -47,7 +47,12 @@ class SendHandle(_Handle):
     __slots__ = ("_error", "id")
 
     def __init__(self, settled: threading.Condition, later: Callable[[Any, Any], None]) -> None:
-        super().__init__(settled, later)
+        # As `_Handle.__init__`, without its call: one of these is made for every message.
+        self._settled = settled
+        self._done = False
+        self._trackers = ()
+        self.later = later
+        self.callbacks = None
         self.id = 0
         """The message's id; known before the acknowledgement."""
         self._error: AsapoError | None = None

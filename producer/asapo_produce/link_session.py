@@ -35,6 +35,8 @@ class LinkSession:
     welcome: Welcome | None = None
     ours: State = State.GREETING
     theirs: State = State.GREETING
+    open: bool = False
+    """Whether units may be sent."""
     window_bytes: int = 0
     in_flight_bytes: int = 0
     in_flight_messages: int = 0
@@ -42,11 +44,6 @@ class LinkSession:
     _in_flight: deque[Unit] = field(default_factory=deque)
     """Units not yet acknowledged; the first is number `_next_unit - len(_in_flight)`."""
     _requests: dict[int, Any] = field(default_factory=dict)
-
-    @property
-    def open(self) -> bool:
-        """Whether units may be sent."""
-        return self.welcome is not None and self.ours is State.OPEN and self.theirs is State.OPEN
 
     @property
     def heartbeat_s(self) -> float:
@@ -63,19 +60,24 @@ class LinkSession:
         """Whether nothing waits for an answer on this link."""
         return not self._in_flight and not self._requests
 
-    def say(self, event: Event | Put) -> None:
+    def say(self, event: Event) -> None:
         """Note that we say this; LocalProtocolError when it is not our turn."""
         self.ours = advance(Role.PRODUCER, self.ours, event, LocalProtocolError)
+        self._look()
+
+    def _look(self) -> None:
+        self.open = self.welcome is not None and self.ours is State.OPEN and self.theirs is State.OPEN
 
     # -- units ------------------------------------------------------------------------------------------------------
 
     def has_room(self, nbytes: int = 1, n: int = 1) -> bool:
         """Whether the credit covers a unit; one larger than the whole window goes alone."""
-        if self.welcome is None or not self.open:
+        welcome = self.welcome
+        if welcome is None or not self.open:
             return False
         return not self._in_flight or (
             self.in_flight_bytes + nbytes <= self.window_bytes
-            and self.in_flight_messages + n <= self.welcome.window_messages
+            and self.in_flight_messages + n <= welcome.window_messages
         )
 
     def takes(self, nbytes: int) -> bool:
@@ -87,9 +89,13 @@ class LinkSession:
         """Number of the unit that is sent next."""
         return self._next_unit
 
-    def sent(self, unit: Unit, put: Put) -> None:
-        """Note that `unit` went out as `put`, which bore the number `next_unit`."""
-        self.say(put)
+    def check_open(self) -> None:
+        """Raise LocalProtocolError when it is not our turn to send a unit."""
+        if not self.open:
+            raise LocalProtocolError(f"Put is not legal while we are {self.ours.name}, the receiver {self.theirs.name}")
+
+    def sent(self, unit: Unit) -> None:
+        """Note that `unit` went out and bore the number `next_unit`."""
         self._next_unit += 1
         self._in_flight.append(unit)
         self.in_flight_bytes += unit.nbytes
@@ -126,13 +132,15 @@ class LinkSession:
         AsapoError
             What a Goodbye says.
         """
+        if type(event) is Ack and self.theirs is State.OPEN:  # most of what comes; changes no state
+            self.heard_s = now_s
+            return self._acked(event)
         self.theirs = advance(Role.RECEIVER, self.theirs, event, RemoteProtocolError)
         self.heard_s = now_s
-        if type(event) is Ack:
-            return self._acked(event)
         if type(event) is Welcome:
             self.welcome = event
             self.window_bytes = event.window_bytes
+            self._look()
         elif type(event) is Goodbye:
             raise error_of(event.error)
         return []

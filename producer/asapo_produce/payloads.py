@@ -14,6 +14,9 @@ from asapo.models import DTYPES, PLAIN, Format
 from asapo.wire.limits import MAX_UNIT_BYTES
 
 EMPTY: Final = memoryview(b"")
+PLAIN_ELEMENTS: Final = frozenset({"|u1", "|i1", *[f"{'<' if sys.byteorder == 'little' else '>'}{kind}" for kind in (
+    "i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")]})  # fmt: skip
+"""Element types that a memoryview knows, so that it can be cast to bytes without a detour over NumPy."""
 _format = functools.lru_cache(maxsize=1024)(Format)
 
 
@@ -63,8 +66,11 @@ def _of_array(numpy: Any, array: Any) -> tuple[memoryview, Format]:
         )
     if not array.flags.c_contiguous:
         array = numpy.ascontiguousarray(array)
+    form = _format(dtype, array.shape)
+    if dtype in PLAIN_ELEMENTS and array.size:
+        return memoryview(array).cast("B"), form
     # A memoryview of the array itself cannot be cast to bytes when its byte order or kind is not a native one.
-    return array.reshape(-1).view("u1").data, _format(dtype, array.shape)
+    return array.reshape(-1).view("u1").data, form
 
 
 def _of_foreign(data: Any) -> tuple[memoryview, Format]:

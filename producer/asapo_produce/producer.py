@@ -13,17 +13,25 @@ from typing import Any, Self
 
 from xxhash import xxh3_64_intdigest
 
-from asapo import hostinfo
 from asapo.errors import AsapoError, LocalProtocolError, WrongInput
 from asapo.models import check_id, check_name
-from asapo.wire.events import FinishStream, Hello, OpenStream, SetMeta
+from asapo.wire.events import FinishStream, OpenStream, SetMeta
 from asapo.wire.limits import MIB
-from asapo.wire.put import LEVELS
-from asapo_produce.arguments import one_each, origin_of, time_of, times_of, whole_number
+from asapo_produce.arguments import (
+    check_part,
+    greeting,
+    level_of,
+    one_each,
+    origin_of,
+    time_of,
+    times_of,
+    transport_of,
+    whole_number,
+)
 from asapo_produce.batches import check_ids, chunks, frames_of
 from asapo_produce.buffers import BufferPool
 from asapo_produce.callbacks import CallbackThread
-from asapo_produce.discovery import TRANSPORTS, Asking, Discovery, Fixed
+from asapo_produce.discovery import Asking, Discovery, Fixed
 from asapo_produce.engine import Engine
 from asapo_produce.handles import BatchHandle, ProducerStats, SendHandle
 from asapo_produce.lifetime import CLOSE_AFTER_ERROR_S, RUNNING, end, left_s
@@ -31,7 +39,7 @@ from asapo_produce.metas import Meta, meta_text, meta_texts
 from asapo_produce.payloads import dtype_name, take
 from asapo_produce.send_queue import SendQueue
 from asapo_produce.streams import StreamBook
-from asapo_produce.units import Block, Lane, Single
+from asapo_produce.units import Block, Single
 
 
 class Producer:
@@ -86,24 +94,13 @@ class Producer:
         retry_s: float = 30.0,
         request_timeout_s: float = 60.0,
     ) -> None:
-        if level not in LEVELS:
-            raise WrongInput(f"level {level!r}: expected one of {', '.join(LEVELS)}")
-        if transport not in TRANSPORTS:
-            raise WrongInput(f"transport {transport!r}: expected one of {', '.join(TRANSPORTS)}")
-        hello = Hello(
-            role="producer",
-            session=os.urandom(16),
-            beamtime=check_name("beamtime", beamtime),
-            source=check_name("source", source),
-            name=name or hostinfo.who_am_i(),
-            boot_id=hostinfo.boot_id(),
-            token=token,
-        )
+        hello = greeting(beamtime, source, name, token)
+        self._level = level_of(level)
+        transport = transport_of(transport)
         discovery: Discovery = Asking(url, hello, transport) if receivers is None else Fixed(receivers)
         self.beamtime, self.source, self.name = beamtime, source, hello.name
         self._pid = os.getpid()
         self._closed = False
-        self._level = level
         self._queue_timeout_s = queue_timeout_s
         self._request_timeout_s = request_timeout_s
         self._finished: dict[str, str] = {}
@@ -171,16 +168,17 @@ class Producer:
         StreamFinished, StreamBusy, DeadlineExceeded
             If the stream is finished; another session numbers it; no receiver answers which id comes next.
         """
+        queue = self._queue
         book = self._open_book(stream, substream, dataset_size, explicit=id is not None)
         view, form = take(data, codec=codec, shape=shape, dtype=dtype, copy=copy)
-        handle = SendHandle(self._queue.settled, book.later)
+        handle = SendHandle(queue.settled, book.later)
         if id is not None:
             handle.id = check_id(id if type(id) is int else whole_number(id))
         if callback is not None:
             handle.callbacks = [callback]
         item = Single(
             book,
-            Lane(stream, substream, dataset_size, form, self._level),
+            queue.lane(book, dataset_size, form, self._level),
             handle.id,
             view,
             xxh3_64_intdigest(view),
@@ -189,7 +187,7 @@ class Producer:
             None if origin is None else origin_of(origin),
             handle,
         )
-        self._queue.put(book, (item,), explicit=id is not None, timeout_s=self._queue_timeout_s)
+        queue.put(book, (item,), explicit=id is not None, timeout_s=self._queue_timeout_s)
         self._engine.ring()
         return handle
 
@@ -239,7 +237,7 @@ class Producer:
         texts = meta_texts(metas, found.n)
         times = times_of(acquired_ns, found.n)
         sources = () if origins is None else [None if o is None else origin_of(o) for o in one_each(origins, found.n)]
-        lane = Lane(stream, substream, dataset_size, found.format, self._level)
+        lane = self._queue.lane(book, dataset_size, found.format, self._level)
         parts = list(chunks(found, texts))
         handle = BatchHandle(self._queue.settled, book.later, len(parts))
         handle.ids = known or ()
@@ -257,8 +255,8 @@ class Producer:
 
     def _open_book(self, stream: str, substream: int, dataset_size: int, *, explicit: bool) -> StreamBook:
         self._check_usable()
-        if (substream or dataset_size) and not 1 <= substream <= dataset_size:
-            raise WrongInput(f"substream {substream} of {dataset_size}: expected 1 to dataset_size")
+        if substream or dataset_size:
+            check_part(substream, dataset_size)
         book = self._queue.book(stream, substream)
         if not explicit and book.numbering is None:
             self._start_numbering(book)

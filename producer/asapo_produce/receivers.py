@@ -74,8 +74,8 @@ class ReceiverLink:
         self.leaving = False
         """Gone from the list of receivers: finish what is in flight, then part."""
         self.session: LinkSession | None = None
+        self.link: Link | None = None
         self._hello = hello
-        self._link: Link | None = None
         self._attempts = 0
         self._connect_s = 0.0
         self._pause_s = FIRST_PAUSE_S
@@ -85,6 +85,19 @@ class ReceiverLink:
     def open(self) -> bool:
         """Whether units may be sent."""
         return self.session is not None and self.session.open
+
+    def has_room(self, nbytes: int = 1, n: int = 1) -> bool:
+        """Whether a unit may be sent now, as far as limits and credit go."""
+        session = self.session
+        return session is not None and not self.leaving and session.takes(nbytes) and session.has_room(nbytes, n)
+
+    def load(self) -> int:
+        """Return the bytes without acknowledgement."""
+        return self.session.in_flight_bytes if self.session else 0
+
+    def silent(self, now_s: float) -> bool:
+        """Whether nothing was heard for so long that the link counts as lost."""
+        return self.session is not None and now_s - self.session.heard_s > self.session.timeout_s
 
     def due_s(self) -> float:
         """Return when something must be done here."""
@@ -99,18 +112,18 @@ class ReceiverLink:
         self._connect_s = now_s + self._pause_s
         self._pause_s = min(LONGEST_PAUSE_S, 2 * self._pause_s)
         try:
-            self._link = connect(address)
+            self.link = connect(address)
         except AsapoError as exc:
             log.debug("receiver %s at %s: %s", self.receiver_id, address, exc)
             return
-        waiter.add(self._link)
+        waiter.add(self.link)
         self.session = LinkSession(self._hello, heard_s=now_s, beat_s=now_s)
         self._say(self._hello)
 
     def _say(self, event: Event) -> bool:
-        assert self._link is not None
+        assert self.link is not None
         assert self.session is not None
-        if not self._link.send(encode(event)):
+        if not self.link.send(encode(event)):
             return False
         self.session.say(event)
         return True
@@ -123,7 +136,7 @@ class ReceiverLink:
         AsapoError
             The link is of no further use; call `lose`. What was heard before counts all the same.
         """
-        link, session = self._link, self.session
+        link, session = self.link, self.session
         if link is None or session is None:
             return
         while (message := link.receive()) is not None:
@@ -135,20 +148,20 @@ class ReceiverLink:
                     heard.answers.append((request, event))  # type: ignore[arg-type]
             if session.open:
                 self._pause_s, self._attempts = FIRST_PAUSE_S, 0
-        if now_s - session.heard_s > session.timeout_s:
+        if self.silent(now_s):
             raise LinkLost(f"receiver {self.receiver_id} is silent for {session.timeout_s} s", address=link.address)
 
-    def transmit(self, unit: Unit, closed_below: int) -> bool:
-        """Send a unit; False when the transport has no room now. Raises WrongInput when the unit cannot exist."""
-        link, session = self._link, self.session
+    def transmit(self, unit: Unit) -> bool:
+        """Send a unit; False when the transport has no room now."""
+        link, session = self.link, self.session
         assert link is not None
         assert session is not None
-        put = unit.put(session.next_unit, closed_below)
+        session.check_open()
         copy = unit.nbytes < COPY_BELOW_BYTES
-        sent = link.send(encode(put), unit.payload, copy=copy)
+        sent = link.send(unit.header(session.next_unit), unit.payload, copy=copy)
         if sent is False:
             return False
-        session.sent(unit, put)
+        session.sent(unit)
         if not copy and len(unit.items) == 1:
             unit.trackers.append(sent)
         return True
@@ -186,10 +199,10 @@ class ReceiverLink:
         self._close(waiter, 1.0)
 
     def _close(self, waiter: Waiter, linger_s: float) -> None:
-        if self._link is not None:
-            waiter.remove(self._link)
-            self._link.close(linger_s=linger_s)
-        self._link = self.session = None
+        if self.link is not None:
+            waiter.remove(self.link)
+            self.link.close(linger_s=linger_s)
+        self.link = self.session = None
 
 
 def failed_with(answer: Done | Failed) -> AsapoError | None:

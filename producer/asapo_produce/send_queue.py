@@ -10,17 +10,20 @@ from functools import partial
 from typing import Any, Final
 
 from asapo.errors import AsapoError, DeadlineExceeded, QueueFull, WrongInput
-from asapo.models import MAX_ID, check_name
+from asapo.models import MAX_ID, Format, check_name
 from asapo.wire.limits import PACK_BELOW_BYTES
 from asapo.wire.put import aligned
 from asapo_produce.handles import BatchHandle
 from asapo_produce.streams import StreamBook
 from asapo_produce.units import Item, Lane, Single, Unit, fits, unit_of
 
+NO_ERRORS: Final[dict[int, AsapoError]] = {}
 IDLE_BEATS: Final = 30
 """Heartbeats that repeat the mark of a stream on which nothing is sent, before it is left out."""
 MAX_MARKS: Final = 10_000
 """Most streams named in one heartbeat."""
+MAX_LANES: Final = 256
+"""Most formats of a stream that are remembered."""
 
 
 class SendQueue:
@@ -34,16 +37,16 @@ class SendQueue:
     ) -> None:
         self._pack = pack
         self._lock = threading.Lock()
-        self._room = threading.Condition(self._lock)
         self.settled = threading.Condition(self._lock)
-        """Notified whenever messages have their outcome."""
+        """Notified whenever messages have their outcome, so that there is room again, too."""
         self._limit_bytes = limit_bytes
         self._call_back = call_back
         self._books: dict[tuple[str, int], StreamBook] = {}
         self._of_stream: dict[str, list[StreamBook]] = {}
         self._marked: dict[StreamBook, int] = {}
         self._went_idle: set[StreamBook] = set()
-        self._lanes: dict[Lane, deque[Item]] = {}
+        self._ready: deque[Lane] = deque()
+        """Lanes in which something waits; they take turns."""
         self._generation = 0
         self._outstanding: Counter[int] = Counter()
         self._stopped: AsapoError | None = None
@@ -73,6 +76,21 @@ class SendQueue:
                 siblings.append(book)
             return book
 
+    def lane(self, book: StreamBook, dataset_size: int, form: Format, level: str) -> Lane:
+        """Return the one lane of these; nearly always that of the message before."""
+        lane: Lane | None = book.lane
+        if lane is not None and lane.format is form and lane.dataset_size == dataset_size and lane.level == level:
+            return lane
+        key = (dataset_size, form, level)
+        with self._lock:
+            lane = book.lanes.get(key)
+            if lane is None:
+                if len(book.lanes) >= MAX_LANES:
+                    book.lanes.clear()  # those in which something waits are in `_ready`
+                lane = book.lanes[key] = Lane(book.stream, book.substream, dataset_size, form, level)
+            book.lane = lane
+            return lane
+
     def put(self, book: StreamBook, items: Sequence[Item], *, explicit: bool, timeout_s: float | None) -> None:
         """Queue the items of one call, numbering them unless ids are `explicit`.
 
@@ -89,9 +107,10 @@ class SendQueue:
                 self._wait_for_room(cost, timeout_s)
             if self._stopped is not None:
                 raise self._stopped
-            book.check_open(explicit=explicit)
-            if book.numbering is None:
-                book.numbering = not explicit
+            if book.finished or book.numbering is explicit:
+                book.check_open(explicit=explicit)
+            book.numbering = not explicit
+            self._marked[book] = 0
             for item in items:
                 self._add(book, item, explicit=explicit)
             handle = items[0].handle
@@ -104,7 +123,7 @@ class SendQueue:
             stopped = self._stopped is not None
             return stopped or not self.queued_bytes or self.queued_bytes + cost <= self._limit_bytes
 
-        if not self._room.wait_for(room, timeout_s):
+        if not self.settled.wait_for(room, timeout_s):
             raise QueueFull(
                 f"no room for {cost} bytes within {timeout_s} s: {self.queued_bytes} of {self._limit_bytes} bytes are "
                 "waiting for acknowledgement",
@@ -116,13 +135,12 @@ class SendQueue:
         if not explicit:
             item.number(book.allocate(item.n))
         book.add(item, item.first if type(item) is Single else item.ids[-1])  # type: ignore[union-attr]
-        self._marked[book] = 0
         item.generation = self._generation
         self._outstanding[self._generation] += 1
-        lane = self._lanes.get(item.lane)
-        if lane is None:
-            lane = self._lanes[item.lane] = deque()
-        lane.append(item)
+        lane = item.lane
+        if not lane.waiting:
+            self._ready.append(lane)
+        lane.waiting.append(item)
         self.sent += item.n
 
     def _add_callback(self, book: StreamBook, handle: Any, callback: Callable[[Any], None]) -> None:
@@ -195,17 +213,22 @@ class SendQueue:
 
     def take(self) -> Unit | None:
         """Return the next unit: a block, or what is there of one lane; None when nothing waits."""
+        if not self._ready:
+            return None
         with self._lock:
-            lane = next(iter(self._lanes), None)
-            if lane is None:
+            if not self._ready:
                 return None
-            waiting = self._lanes.pop(lane)
+            lane = self._ready.popleft()
+            waiting = lane.waiting
             items = [waiting.popleft()]
             if waiting and self._pack:
                 _pack(items, waiting)
             if waiting:
-                self._lanes[lane] = waiting  # at the end: lanes take turns
-        return unit_of(items)
+                self._ready.append(lane)
+            below = items[0].book.closed_below()
+        unit = unit_of(items)
+        unit.closed_below = below
+        return unit
 
     def closed_below(self, book: StreamBook) -> int:
         """Return what a unit of this book carries as watermark now."""
@@ -219,26 +242,29 @@ class SendQueue:
             self._settle(unit.items, found, tuple(unit.trackers))
             self.failed += len(errors)
             self.acked += unit.n - len(errors)
+            self._settled_in(unit.book)
 
     def _settle(
         self, items: Sequence[Item], errors: Sequence[dict[int, AsapoError]] | None, trackers: tuple[Any, ...]
     ) -> None:
+        outstanding = self._outstanding
         for index, item in enumerate(items):
             item.settled = True
             self.queued_bytes -= item.cost
-            self._outstanding[item.generation] -= 1
-            if not self._outstanding[item.generation]:
-                del self._outstanding[item.generation]
+            outstanding[item.generation] -= 1
+            if not outstanding[item.generation]:
+                del outstanding[item.generation]
             handle = item.handle
-            if handle.complete(errors[index] if errors else {}, trackers) and handle.callbacks:
+            if handle.complete(errors[index] if errors else NO_ERRORS, trackers) and handle.callbacks:
                 for callback in handle.callbacks:
                     item.book.hold_call(handle.first, callback, handle)
                 handle.callbacks = None
-        for book in {item.book for item in items}:
+
+    def _settled_in(self, *books: StreamBook) -> None:
+        for book in books:
             if not book.lowest():
                 self._went_idle.add(book)
             self._call_due(book)
-        self._room.notify_all()
         self.settled.notify_all()
 
     def marks_of_idle(self) -> dict[str, int]:
@@ -273,11 +299,14 @@ class SendQueue:
         with self._lock:
             if self._stopped is None:
                 self._stopped = error
-            waiting = [item for lane in self._lanes.values() for item in lane]
-            self._lanes.clear()
+            waiting = [item for lane in self._ready for item in lane.waiting]
+            for lane in self._ready:
+                lane.waiting.clear()
+            self._ready.clear()
             found = [dict.fromkeys([item.first] if type(item) is Single else item.ids, error) for item in waiting]  # type: ignore[union-attr]
             self._settle(waiting, found, ())
             self.failed += sum(item.n for item in waiting)
+            self._settled_in(*{item.book for item in waiting})
 
 
 def _pack(items: list[Item], waiting: deque[Item]) -> None:

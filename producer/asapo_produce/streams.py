@@ -30,6 +30,8 @@ class StreamBook:
         "_ticket",
         "finished",
         "highest",
+        "lane",
+        "lanes",
         "later",
         "next_stream",
         "numbering",
@@ -49,6 +51,9 @@ class StreamBook:
         """Where a finished stream goes on."""
         self.later: Callable[[Any, Any], None] = _nothing_later
         """Registers a callback for a handle of this book; its queue's."""
+        self.lane: Any = None
+        """The lane of the message before; its queue's, as `lanes` is."""
+        self.lanes: dict[Any, Any] = {}
         self._pending: list[tuple[int, int, Waiting]] = []
         self._calls: list[tuple[int, int, Callable[[Any], None], Any]] = []
         self._ticket = 0
@@ -82,7 +87,8 @@ class StreamBook:
         """Note that the ids of `item`, up to `last`, will be sent."""
         self._ticket += 1
         heapq.heappush(self._pending, (item.first, self._ticket, item))
-        self.highest = max(self.highest, last)
+        if last > self.highest:
+            self.highest = last
 
     def lowest(self) -> int:
         """Return the lowest first id on its way, 0 when there is none."""

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from asapo.errors import AsapoError
 from asapo.models import Format, Origin
+from asapo.wire.codec import encode_put
 from asapo.wire.limits import ALIGN, MIB, PACK_BELOW_BYTES, PACK_UNIT_BYTES
-from asapo.wire.put import Put, aligned, pack_column
+from asapo.wire.put import aligned, pack_column, put_map
 from asapo_produce.handles import BatchHandle, SendHandle
 from asapo_produce.streams import StreamBook
 
@@ -24,14 +26,22 @@ PACK_MESSAGES: Final = 1024
 """Most single messages packed into one unit: a longer one would delay the first for the last."""
 
 
-class Lane(NamedTuple):
-    """What messages must have in common to share a unit."""
+class Lane:
+    """What messages must have in common to share a unit, and those of them that wait.
 
-    stream: str
-    substream: int
-    dataset_size: int
-    format: Format
-    level: str
+    Told apart by identity, because hashing its contents for every message costs more than the rest of queueing it: a
+    queue makes one for each combination (`SendQueue.lane`).
+    """
+
+    __slots__ = ("dataset_size", "format", "level", "stream", "substream", "waiting")
+
+    def __init__(self, stream: str, substream: int, dataset_size: int, form: Format, level: str) -> None:
+        self.stream = stream
+        self.substream = substream
+        self.dataset_size = dataset_size
+        self.format = form
+        self.level = level
+        self.waiting: deque[Item] = deque()
 
 
 class Single:
@@ -121,6 +131,10 @@ class Unit:
     origins: Sequence[Origin | None]
     payload: memoryview | bytes
     nbytes: int
+    n: int
+    """Messages in it."""
+    closed_below: int = 0
+    """Watermark of the stream when it was taken for transmission."""
     trackers: list[Any] = field(default_factory=list)
     """The transport's, one for each uncopied transmission of a buffer of the caller."""
     failing_since_s: float = 0.0
@@ -128,11 +142,6 @@ class Unit:
     due_s: float = 0.0
     """Not to be transmitted before."""
     delay_s: float = 0.0
-
-    @property
-    def n(self) -> int:
-        """Messages in it."""
-        return len(self.ids)
 
     @property
     def first(self) -> int:
@@ -144,14 +153,17 @@ class Unit:
         """The stream's book."""
         return self.items[0].book
 
-    def put(self, number: int, closed_below: int) -> Put:
-        """Return the event that carries it as unit `number` of a link."""
+    def header(self, number: int) -> bytes:
+        """Return the header part that carries it as unit `number` of a link.
+
+        No column is checked again: names, ids, sizes, formats and metadata were when the caller gave them.
+        """
         lane = self.lane
-        return Put(
+        return encode_put(put_map(
             unit=number, stream=lane.stream, ids=self.ids, sizes=self.sizes, checksums=self.checksums,
-            metas=self.metas, acquired_ns=self.acquired, closed_below=closed_below, format=lane.format,
+            metas=self.metas, acquired_ns=self.acquired, closed_below=self.closed_below, form=lane.format,
             substream=lane.substream, dataset_size=lane.dataset_size, level=lane.level, origins=self.origins,
-        )  # fmt: skip
+        ))  # fmt: skip
 
     def errors_of_items(self, errors: Sequence[tuple[int, AsapoError]]) -> list[dict[int, AsapoError]]:
         """Sort errors by index in the unit into errors by id, for each item."""
@@ -180,24 +192,31 @@ def unit_of(items: Sequence[Item]) -> Unit:
     if type(head) is Block:
         return Unit(
             items, head.lane, head.ids, head.sizes, head.checksums, head.metas, head.acquired, head.origins, head.view,
-            head.nbytes,
+            head.nbytes, head.n,
         )  # fmt: skip
     singles: Sequence[Single] = items  # type: ignore[assignment]
+    if len(items) == 1:
+        head = singles[0]
+        return Unit(
+            items, head.lane, range(head.first, head.first + 1), (head.nbytes,), pack_column((head.checksum,)),
+            [head.meta], pack_column((head.acquired_ns,), signed=True), (head.origin,) if head.origin else (),
+            head.view, head.nbytes, 1,
+        )  # fmt: skip
     ids = [item.first for item in singles]
-    sizes = [item.nbytes for item in singles]
     origins = [item.origin for item in singles]
-    payload: memoryview | bytes = singles[0].view if len(singles) == 1 else join([item.view for item in singles])
+    payload = join([item.view for item in singles])
     return Unit(
         items,
         head.lane,
         range(ids[0], ids[-1] + 1) if ids[-1] - ids[0] == len(ids) - 1 else ids,
-        sizes,
+        [item.nbytes for item in singles],
         pack_column([item.checksum for item in singles]),
         [item.meta for item in singles],
         pack_column([item.acquired_ns for item in singles], signed=True),
         origins if any(origins) else (),
         payload,
         len(payload),
+        len(ids),
     )
 
 

@@ -10,7 +10,7 @@ from xxhash import xxh3_64_intdigest
 from asapo.models import PLAIN
 from asapo_produce.handles import SendHandle
 from asapo_produce.send_queue import SendQueue
-from asapo_produce.units import Lane, Single
+from asapo_produce.units import Single
 
 MakeSingle = Callable[..., Single]
 
@@ -35,7 +35,7 @@ def single(queue: SendQueue) -> MakeSingle:
         book = queue.book(stream, 0)
         handle = SendHandle(queue.settled, book.later)
         handle.id = message_id
-        lane = Lane(stream, 0, 0, PLAIN, level)
+        lane = queue.lane(book, 0, PLAIN, level)
         return Single(book, lane, message_id, memoryview(data), xxh3_64_intdigest(data), "{}", 5, None, handle)
 
     return make

@@ -44,7 +44,8 @@ def unit_of(queue: SendQueue, send: Callable[..., SendHandle]) -> Callable[..., 
 
 
 def transmit(session: LinkSession, unit: Unit) -> None:
-    session.sent(unit, unit.put(session.next_unit, 1))
+    session.check_open()
+    session.sent(unit)
 
 
 def test_nothing_is_sent_before_the_welcome(unit_of: Callable[..., Unit]) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 
 from asapo.errors import DeadlineExceeded, DiskFull, DuplicateId, LinkLost, QueueFull, StreamFinished, WrongInput
+from asapo.wire.codec import decode
+from asapo.wire.put import Put
 from asapo_produce.handles import SendHandle
 from asapo_produce.send_queue import SendQueue
 from asapo_produce.units import OVERHEAD_BYTES, Unit
@@ -24,7 +26,9 @@ def test_what_waits_together_shares_a_unit(queue: SendQueue, send: Send) -> None
         send(i, bytes([i]) * (10 * i))
     unit = take(queue)
     assert (unit.ids, unit.sizes) == (range(1, 6), [10, 20, 30, 40, 50])
-    put = unit.put(1, 1)
+    put = decode(unit.header(1), len(unit.payload))
+    assert isinstance(put, Put)
+    assert (put.unit, put.stream, put.ids, put.sizes, put.closed_below) == (1, "s", unit.ids, unit.sizes, 1)
     assert put.nbytes == len(unit.payload)
     assert queue.take() is None
 

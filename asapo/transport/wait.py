@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
+import os
 import socket
+import sys
 import threading
-from typing import Any
+from typing import Any, Final
 
 import zmq
+
+ONE: Final = (1).to_bytes(8, sys.byteorder)
+"""What adds one to the counter of an eventfd."""
 
 
 class Wakeup:
     """A bell: any thread rings it, one thread waits on it with a `Waiter`."""
 
     def __init__(self) -> None:
-        self._read, self._write = socket.socketpair()
-        self._read.setblocking(False)
-        self._write.setblocking(False)
+        self._bell: _EventBell | _SocketBell = _EventBell() if hasattr(os, "eventfd") else _SocketBell()
         self._rung = False
         self._lock = threading.Lock()
 
@@ -25,7 +29,7 @@ class Wakeup:
             if self._rung:
                 return
             self._rung = True
-            self._write.send(b"\0")
+            self._bell.ring()
 
     def hear(self) -> None:
         """Take note of the ring. Call it *before* looking at the shared state that the ringer changed."""
@@ -34,18 +38,58 @@ class Wakeup:
         with self._lock:
             if self._rung:
                 self._rung = False
-                self._read.recv(16)
+                self._bell.hear()
 
     def close(self) -> None:
         """Free the descriptors."""
         with self._lock:
             self._rung = True
-            self._read.close()
-            self._write.close()
+            self._bell.close()
 
     def pollables(self) -> tuple[Any, ...]:
         """Return what a `Waiter` waits on."""
-        return (self._read,)
+        return (self._bell.waited_on,)
+
+
+class _EventBell:
+    """An eventfd: a fraction of the work of a socket."""
+
+    def __init__(self) -> None:
+        self.waited_on = io.FileIO(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK), "r+")
+
+    def ring(self) -> None:
+        """Make it readable."""
+        self.waited_on.write(ONE)
+
+    def hear(self) -> None:
+        """Make it wait again."""
+        self.waited_on.read(len(ONE))
+
+    def close(self) -> None:
+        """Free the descriptor."""
+        self.waited_on.close()
+
+
+class _SocketBell:
+    """A pair of sockets: for systems without eventfd."""
+
+    def __init__(self) -> None:
+        self.waited_on, self._write = socket.socketpair()
+        self.waited_on.setblocking(False)
+        self._write.setblocking(False)
+
+    def ring(self) -> None:
+        """Make it readable."""
+        self._write.send(b"\0")
+
+    def hear(self) -> None:
+        """Make it wait again."""
+        self.waited_on.recv(16)
+
+    def close(self) -> None:
+        """Free the descriptors."""
+        self.waited_on.close()
+        self._write.close()
 
 
 class Waiter:

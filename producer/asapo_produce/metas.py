@@ -52,22 +52,26 @@ def meta_text(meta: Meta) -> str:
     """
     if meta is None:
         return NO_META
-    if isinstance(meta, str):
+    if type(meta) is dict:
+        text = _text_of(meta)
+    elif isinstance(meta, str):
         text = meta
         if not (text.startswith("{") and text.endswith("}")):
             raise WrongInput(f"metadata {text[:60]!r}: expected one JSON object as text, or a dict")
+    elif isinstance(meta, Mapping):
+        text = _text_of(dict(meta))
     else:
-        if not isinstance(meta, Mapping):
-            raise WrongInput(f"metadata of type {type(meta).__name__}: expected a dict, or JSON text of an object")
-        try:
-            text = _encode(meta if type(meta) is dict else dict(meta))
-        except (TypeError, ValueError, RecursionError) as exc:
-            raise WrongInput(
-                f"metadata {str(meta)[:60]!r}: cannot be written as JSON ({exc}); use plain values"
-            ) from exc
+        raise WrongInput(f"metadata of type {type(meta).__name__}: expected a dict, or JSON text of an object")
     if len(text) * 4 > MAX_META_BYTES or not text.isascii():
         _check_bytes(text)
     return text
+
+
+def _text_of(meta: dict[str, Any]) -> str:
+    try:
+        return _encode(meta)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise WrongInput(f"metadata {str(meta)[:60]!r}: cannot be written as JSON ({exc}); use plain values") from exc
 
 
 def _check_bytes(text: str) -> None:

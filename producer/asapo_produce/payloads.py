@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import struct
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,10 +15,18 @@ from asapo.models import DTYPES, PLAIN, Format
 from asapo.wire.limits import MAX_UNIT_BYTES
 
 EMPTY: Final = memoryview(b"")
-PLAIN_ELEMENTS: Final = frozenset({"|u1", "|i1", *[f"{'<' if sys.byteorder == 'little' else '>'}{kind}" for kind in (
-    "i2", "i4", "i8", "u2", "u4", "u8", "f4", "f8")]})  # fmt: skip
-"""Element types that a memoryview knows, so that it can be cast to bytes without a detour over NumPy."""
+_ORDER: Final = "<" if sys.byteorder == "little" else ">"
+NATIVE: Final = {"B": "|u1", "b": "|i1", "?": "|b1", **{
+    letter: f"{_ORDER}{kind}{struct.calcsize(letter)}" for letter, kind in zip("hilqHILQfd", "iiiiuuuuff", strict=True)
+}}  # fmt: skip
+"""Element types that a memoryview can be cast from, by their letter in the buffer protocol."""
 _format = functools.lru_cache(maxsize=1024)(Format)
+
+
+@functools.lru_cache(maxsize=1024)
+def _native_format(letter: str, shape: tuple[int, ...]) -> Format | None:
+    """Return the format of an array of native elements, None when it has others or no elements."""
+    return Format(NATIVE[letter], shape) if letter in NATIVE and 0 not in shape else None
 
 
 class Payload(NamedTuple):
@@ -58,6 +67,18 @@ def take(
 
 
 def _of_array(numpy: Any, array: Any) -> tuple[memoryview, Format]:
+    # Nearly every array passes here: its memoryview tells all with fewer calls than the array itself.
+    try:
+        view = memoryview(array)
+        native = _native_format(view.format, view.shape)
+        if native is not None and view.c_contiguous:
+            return view.cast("B"), native
+    except (TypeError, ValueError):
+        pass  # elements without buffer protocol, such as dates
+    return _of_odd_array(numpy, array)
+
+
+def _of_odd_array(numpy: Any, array: Any) -> tuple[memoryview, Format]:
     dtype = array.dtype.str
     if dtype not in DTYPES:
         raise WrongInput(
@@ -66,11 +87,8 @@ def _of_array(numpy: Any, array: Any) -> tuple[memoryview, Format]:
         )
     if not array.flags.c_contiguous:
         array = numpy.ascontiguousarray(array)
-    form = _format(dtype, array.shape)
-    if dtype in PLAIN_ELEMENTS and array.size:
-        return memoryview(array).cast("B"), form
     # A memoryview of the array itself cannot be cast to bytes when its byte order or kind is not a native one.
-    return array.reshape(-1).view("u1").data, form
+    return array.reshape(-1).view("u1").data, _format(dtype, array.shape)
 
 
 def _of_foreign(data: Any) -> tuple[memoryview, Format]:

@@ -254,7 +254,8 @@ class Producer:
         return handle
 
     def _open_book(self, stream: str, substream: int, dataset_size: int, *, explicit: bool) -> StreamBook:
-        self._check_usable()
+        if self._closed or os.getpid() != self._pid:
+            self._check_usable()
         if substream or dataset_size:
             check_part(substream, dataset_size)
         book = self._queue.book(stream, substream)

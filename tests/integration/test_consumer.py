@@ -244,6 +244,18 @@ def test_silence_ends_a_loop(broker: FakeBroker, consumer: Consumer) -> None:
     broker.wait_until(lambda: stream.done["g"] == {1, 2, 3})
 
 
+def test_done_messages_are_reported_while_the_loop_waits_for_more(broker: FakeBroker, consumer: Consumer) -> None:
+    stream = broker.stream(n=3)
+    seen: list[int] = []
+    loop = threading.Thread(target=lambda: seen.extend(message.id for message in consumer.stream(group="g")))
+    loop.start()
+    broker.wait_until(lambda: stream.done.get("g") == {1, 2, 3})
+    broker.change(lambda: (stream.rows.append(row(4)), setattr(stream, "finished", True)))
+    loop.join()
+    assert seen == [1, 2, 3, 4]
+    assert stream.done["g"] == {1, 2, 3, 4}
+
+
 def test_threads_share_a_consumer(broker: FakeBroker, consumer: Consumer) -> None:
     broker.stream(n=300, finished=True)
     seen: list[int] = []
@@ -564,6 +576,24 @@ def test_an_async_loop_sees_every_message_once_and_acknowledges_all(broker: Fake
 
     assert run(work()) == list(range(1, 101))
     assert stream.done["g"] == set(range(1, 101))
+
+
+def test_an_async_loop_reports_what_is_done_while_it_waits_for_more(broker: FakeBroker) -> None:
+    stream = broker.stream(n=3)
+
+    async def work() -> Any:
+        async with AsyncConsumer(broker.url, beamtime="bt", source="det") as consumer:
+
+            async def read() -> list[int]:
+                return [message.id async for message in consumer.stream(group="g")]
+
+            loop = asyncio.create_task(read())
+            await asyncio.to_thread(broker.wait_until, lambda: stream.done.get("g") == {1, 2, 3})
+            broker.change(lambda: (stream.rows.append(row(4)), setattr(stream, "finished", True)))
+            return await loop
+
+    assert run(work()) == [1, 2, 3, 4]
+    assert stream.done["g"] == {1, 2, 3, 4}
 
 
 def test_an_async_loop_left_early_hands_back(broker: FakeBroker) -> None:

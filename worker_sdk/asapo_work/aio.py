@@ -15,11 +15,12 @@ from asapo.wire.events import Event
 from asapo.wire.limits import LEASE_S
 from asapo_work import plans
 from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, Client
+from asapo_work.link import ANSWER_GRACE_S
 from asapo_work.message import Message
 from asapo_work.payload import Access
 from asapo_work.plans import Ask, Given, Pause, Plan, Reading, reading_of
 from asapo_work.session import Call
-from asapo_work.stream import AckMode, Await, Follow, Give, StreamReader, StreamSettings
+from asapo_work.stream import AckMode, Await, Follow, Give, Glance, StreamReader, StreamSettings
 
 T = TypeVar("T")
 GRACE_STEP_S: Final = 0.1
@@ -307,13 +308,16 @@ class AsyncConsumer:
         finally:
             plan.close()
 
-    async def _step(self, plan: Any, step: Ask | Await | Pause) -> Any:
+    async def _step(self, plan: Any, step: Ask | Await | Glance | Pause) -> Any:
         """Do what the plan asks for and return what it asks for next."""
         try:
             if isinstance(step, Ask):
                 answer: Any = await self._result(self._client.channel.begin(step.kind, step.fields), step.timeout_s)
             elif isinstance(step, Await):
                 answer = await self._result(step.call, step.timeout_s)
+            elif isinstance(step, Glance):
+                await self._come(step.call, time.monotonic() + step.timeout_s - ANSWER_GRACE_S)
+                answer = step.call.done
             else:
                 answer = None
                 await asyncio.sleep(step.seconds)
@@ -323,6 +327,16 @@ class AsyncConsumer:
 
     async def _result(self, call: Call, timeout_s: float) -> Event:
         """Wait for an answer; whatever ends the wait early abandons the call."""
+        channel = self._client.channel
+        try:
+            await self._come(call, time.monotonic() + timeout_s)
+        except BaseException:
+            channel.abandon(call)
+            raise
+        return channel.outcome(call, timeout_s)
+
+    async def _come(self, call: Call, deadline_s: float) -> None:
+        """Wait until the answer is there or the deadline (and grace) has passed."""
         channel = self._client.channel
         if self._poller is None:
             self._poller = threading.Thread(target=channel.serve, name="asapo-consumer", daemon=True)
@@ -334,15 +348,9 @@ class AsyncConsumer:
             loop.call_soon_threadsafe(came.set)
 
         channel.notify(call, ring)
-        deadline_s = time.monotonic() + timeout_s
-        try:
-            while not call.done and (patience_s := channel.patience(deadline_s)) > 0:
-                # Past the deadline only a server that answers is waited for: look whether it still is one.
-                pause_s = min(patience_s, max(deadline_s - time.monotonic(), GRACE_STEP_S))
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(pause_s):
-                        await came.wait()
-        except BaseException:
-            channel.abandon(call)
-            raise
-        return channel.outcome(call, timeout_s)
+        while not call.done and (patience_s := channel.patience(deadline_s)) > 0:
+            # Past the deadline only a server that answers is waited for: look whether it still is one.
+            pause_s = min(patience_s, max(deadline_s - time.monotonic(), GRACE_STEP_S))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause_s):
+                    await came.wait()

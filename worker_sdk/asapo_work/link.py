@@ -130,6 +130,12 @@ class Channel:
             raise
         return call.done
 
+    def glance(self, call: Call, timeout_s: float) -> bool:
+        """Wait for an answer that may well come later; True when it is there."""
+        if not call.done:
+            self._wait_for(call, time.monotonic() + timeout_s - ANSWER_GRACE_S)
+        return call.done
+
     def outcome(self, call: Call, timeout_s: float) -> Event:
         """Return the answer of a call, or abandon it and say why there is none after `timeout_s`; see `result`."""
         if not call.done:
@@ -156,7 +162,13 @@ class Channel:
 
     def call(self, kind: type[Any], fields: dict[str, Any], timeout_s: float) -> Event:
         """Send a request and wait for its answer; see `begin` and `result`."""
-        return self.result(self.begin(kind, fields), timeout_s)
+        self._check_usable()
+        with self._lock:
+            self._check_usable()
+            call = self._session.begin(kind, fields)
+            if self._reading:
+                self._bell.ring()  # else this thread is going to read, and sends before it waits
+        return self.result(call, timeout_s)
 
     def abandon(self, call: Call) -> None:
         """Wait for this call no longer; messages that it still brings are given back. Never blocks, as `post`."""
@@ -284,8 +296,10 @@ class Channel:
             self._bell.hear()
             if self._work(drain=ready, until=call):
                 self._tell()
+            if self._closed or (call is not None and call.done):
+                return
             pause_s = self.patience(deadline_s)
-            if self._closed or pause_s <= 0 or (call is not None and call.done):
+            if pause_s <= 0:
                 return
             if self._link is None and self._needed():
                 pause_s = min(pause_s, max(0.0, self._retry_at_s - time.monotonic()))
@@ -300,8 +314,10 @@ class Channel:
         try:
             if self._link is None and not self._open():
                 return False
-            self._take_later()
-            self._flush()
+            if self._later:
+                self._take_later()
+            if self._session.outgoing:
+                self._flush()
             return drain and self._drain(until)
         except LinkLost as exc:
             self._drop(exc)
@@ -348,7 +364,8 @@ class Channel:
         if came:
             self._trouble = None
             self._retry_pause_s = RETRY_FIRST_S
-            self._flush()
+            if self._session.outgoing:
+                self._flush()
         return came
 
     def _drop(self, trouble: AsapoError) -> None:

@@ -10,7 +10,7 @@ from asapo_work import plans
 from asapo_work.client import Client
 from asapo_work.message import Message
 from asapo_work.plans import Ask, Pause, Plan
-from asapo_work.stream import Await
+from asapo_work.stream import Await, Glance
 
 T = TypeVar("T")
 
@@ -137,14 +137,16 @@ class Lookups:
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
 
-    def _do(self, step: Ask | Await | Pause) -> Any:
+    def _do(self, step: Ask | Await | Glance | Pause) -> Any:
         if isinstance(step, Ask):
             return self._client.channel.call(step.kind, step.fields, step.timeout_s)
         if isinstance(step, Await):
             return self._client.channel.result(step.call, step.timeout_s)
+        if isinstance(step, Glance):
+            return self._client.channel.glance(step.call, step.timeout_s)
         return time.sleep(step.seconds)
 
-    def _step(self, plan: Generator[Any, Any, Any], step: Ask | Await | Pause) -> Any:
+    def _step(self, plan: Generator[Any, Any, Any], step: Ask | Await | Glance | Pause) -> Any:
         """Do what the plan asks for and return what it asks for next."""
         try:
             answer = self._do(step)

@@ -287,7 +287,7 @@ def settle(messages: Sequence[Message]) -> list[int]:
     if not messages:
         return []
     settled = messages[0]._batch.settled  # noqa: SLF001 - a message is ours
-    ids = [message.id for message in messages]
+    ids = [message._row[0] for message in messages]  # noqa: SLF001
     if settled:
         ids = [message_id for message_id in ids if message_id not in settled]
     settled.update(ids)

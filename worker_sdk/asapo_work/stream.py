@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 ACK_AFTER_S: Final = 0.5
 """Done messages are reported at least this often while user code works on."""
+ACK_SOON_S: Final = 0.02
+"""Done messages wait this long for the next request, which they travel with, before they are reported by themselves:
+the core has as much work with a report as with a request."""
 LOOK_EVERY_S: Final = 0.5
 """Between two looks for a new stream of the source."""
 
@@ -33,6 +36,13 @@ AckMode = Literal["auto", "manual"]
 
 class Await(NamedTuple):
     """Wait for the answer of this call."""
+
+    call: Call
+    timeout_s: float
+
+
+class Glance(NamedTuple):
+    """Wait no longer than this for the answer of this call, which stays wanted; come back with or without it."""
 
     call: Call
     timeout_s: float
@@ -99,7 +109,7 @@ class StreamReader:
         self._acked_s = clock()
         self._visited = {place.stream}
 
-    def read(self) -> Generator[Await | Pause | Give | Any, Any, None]:
+    def read(self) -> Generator[Await | Glance | Pause | Give | Any, Any, None]:
         """Yield what to wait for and what to give to user code, until the stream (and what follows it) is finished."""
         try:
             while True:
@@ -170,9 +180,10 @@ class StreamReader:
         """Wait for messages until the time is over."""
         deadline_s = self._clock() + self._settings.timeout_s
         while True:
-            call, self._ahead = self._ahead or self._ask(), None
-            if self._owed and not self._channel.check(call):
+            call = self._ahead = self._ahead or self._ask()
+            if self._owed and not self._channel.check(call) and not (yield Glance(call, ACK_SOON_S)):
                 self.report(0)  # nobody knows when the next request leaves
+            self._ahead = None
             try:
                 answer = yield Await(call, max(0.0, deadline_s - self._clock()))
                 return self._place.messages(answer)

@@ -10,7 +10,7 @@ from asapo.testing.fake_broker import row
 from asapo.wire.events import Acknowledge, Done, GetNext, ListStreams, Nack, Rows
 from asapo_work.message import settle
 from asapo_work.plans import Ask, Pause, Place, Reading
-from asapo_work.stream import Await, Give, StreamReader, StreamSettings
+from asapo_work.stream import ACK_SOON_S, Await, Give, Glance, StreamReader, StreamSettings
 
 END = StreamFinished("end", id_max=9)
 
@@ -108,13 +108,37 @@ def test_done_messages_travel_with_the_next_request() -> None:
     assert loop.channel.posted == []
 
 
-def test_done_messages_are_reported_at_once_when_nothing_more_is_there() -> None:
+def waiting_for_more() -> Any:
+    """A loop that has done messages 1 to 3 and looks whether more come at once."""
     loop = make(batch=10)
     next(loop.plan)
     give(loop, 1, 2, 3).taken.started = 3
     loop.channel.answered = False
-    next(loop.plan)
+    step = next(loop.plan)
+    assert step == Glance(loop.channel.begun[1], ACK_SOON_S)
+    return loop
+
+
+def test_done_messages_are_reported_soon_when_nothing_more_comes() -> None:
+    loop = waiting_for_more()
+    assert loop.channel.acked() == []
+    assert isinstance(loop.plan.send(False), Await)
     assert loop.channel.acked() == [(1, 3)]
+
+
+def test_done_messages_wait_for_the_next_request_when_more_comes_at_once() -> None:
+    loop = waiting_for_more()
+    assert isinstance(loop.plan.send(True), Await)
+    give(loop, 4)
+    assert loop.channel.posted == []
+    assert loop.channel.begun[2].fields["done"] == [(1, 3)]
+
+
+def test_a_loop_that_is_left_while_it_looks_for_more_reports_and_gives_the_request_up() -> None:
+    loop = waiting_for_more()
+    loop.plan.close()
+    assert loop.channel.acked() == [(1, 3)]
+    assert loop.channel.abandoned == [loop.channel.begun[1]]
 
 
 def test_the_end_is_reached_after_the_last_messages_are_acknowledged() -> None:

@@ -30,7 +30,7 @@ from asapo.errors import (
 )
 from asapo.hostinfo import boot_id
 from asapo.storage.tier import Tier, read_tier_uuid
-from asapo.testing.fake_broker import FakeBroker, row
+from asapo.testing.fake_broker import FakeBroker, FakeStream, row
 from asapo.testing.fake_data_server import FakeDataServer
 from asapo.wire.events import Acknowledge, Beat, Bye, Fetch, GetById, GetLast, GetNext, Goodbye, Hello, Nack
 
@@ -244,13 +244,18 @@ def test_silence_ends_a_loop(broker: FakeBroker, consumer: Consumer) -> None:
     broker.wait_until(lambda: stream.done["g"] == {1, 2, 3})
 
 
+def end_with(stream: FakeStream, message_id: int) -> None:
+    stream.rows.append(row(message_id))
+    stream.finished = True
+
+
 def test_done_messages_are_reported_while_the_loop_waits_for_more(broker: FakeBroker, consumer: Consumer) -> None:
     stream = broker.stream(n=3)
     seen: list[int] = []
     loop = threading.Thread(target=lambda: seen.extend(message.id for message in consumer.stream(group="g")))
     loop.start()
     broker.wait_until(lambda: stream.done.get("g") == {1, 2, 3})
-    broker.change(lambda: (stream.rows.append(row(4)), setattr(stream, "finished", True)))
+    broker.change(lambda: end_with(stream, 4))
     loop.join()
     assert seen == [1, 2, 3, 4]
     assert stream.done["g"] == {1, 2, 3, 4}
@@ -589,7 +594,7 @@ def test_an_async_loop_reports_what_is_done_while_it_waits_for_more(broker: Fake
 
             loop = asyncio.create_task(read())
             await asyncio.to_thread(broker.wait_until, lambda: stream.done.get("g") == {1, 2, 3})
-            broker.change(lambda: (stream.rows.append(row(4)), setattr(stream, "finished", True)))
+            broker.change(lambda: end_with(stream, 4))
             return await loop
 
     assert run(work()) == [1, 2, 3, 4]

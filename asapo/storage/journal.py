@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, BinaryIO, Final
@@ -147,18 +147,20 @@ class JournalWriter:
             self.close()
             raise
 
-    def append(self, kind: str, fields: Mapping[str, Any], raw_header: bytes | None = None) -> None:
-        """Append one record; `raw_header` is the wire header of a PUT, kept as received.
+    def append(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Append one record; raises as `append_all`."""
+        self.append_all([(kind, fields)])
+
+    def append_all(self, records: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Append records of (kind, fields), all by one write.
 
         Raises
         ------
         StorageError
-            If the record may not be whole on disk; write no more into this journal then.
+            If they may not be whole on disk; write no more into this journal then.
         """
-        if raw_header is not None:
-            fields = {**fields, "put": raw_header}
-        self._files.append(self._file, encode_record(kind, fields))
-        self.records += 1
+        self._files.append(self._file, b"".join([encode_record(kind, fields) for kind, fields in records]))
+        self.records += len(records)
 
     def fdatasync(self) -> None:
         """Bring all records to the medium."""

@@ -9,16 +9,16 @@ import logging
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from asapo.errors import AsapoError, LocalProtocolError, StorageError
 from asapo.models import StreamRef
 from asapo.storage.files import Buffer, FileOps, default_files
-from asapo.storage.journal import JournalWriter, Kind, Where
+from asapo.storage.journal import JournalWriter, Kind
 from asapo.storage.layout import beamtime_journal, encode_name, journal_path, segment_name, stream_dir
 from asapo.storage.segments import MIB, Housekeeper, SegmentWriter, alignment
+from asapo.storage.slots import OpenSegment, PutRecord, SegmentHandle, Slot, with_padding
 from asapo.storage.tier import Tier
 
 logger = logging.getLogger(__name__)
@@ -27,53 +27,7 @@ SEGMENT_BYTES: Final = 1024 * MIB
 OPEN_SEGMENTS: Final = 64
 CLOSE_TIMEOUT_S: Final = 10.0
 
-
-@dataclass(slots=True, eq=False)
-class SegmentHandle:
-    """One segment of this receiver, as others of this process know it."""
-
-    ref: StreamRef
-    path: str
-    """Absolute path of the `.seg` file; the journal lies beside it."""
-    number: int
-    """Number in the file name, unique for receiver and epoch."""
-    index_no: int | None = None
-    """Number under which the index knows the segment; filled in by the index thread."""
-
-
-class _OpenSegment:
-    """A segment that still takes units, or still owes some."""
-
-    __slots__ = ("handle", "journal", "journal_good", "known", "owed", "sealed", "used_s", "writer")
-
-    def __init__(self, handle: SegmentHandle, writer: SegmentWriter, journal: JournalWriter) -> None:
-        self.handle = handle
-        self.writer = writer
-        self.journal = journal
-        self.owed = 0
-        """Slots handed out and neither journaled nor aborted."""
-        self.sealed = False
-        self.journal_good = True
-        self.known = False
-        """True once `on_opened` was called."""
-        self.used_s = 0.0
-
-
-class Slot:
-    """Room for one wire unit in a segment."""
-
-    __slots__ = ("_open", "offset", "segment", "size")
-
-    def __init__(self, opened: _OpenSegment, offset: int, size: int) -> None:
-        self._open: _OpenSegment | None = opened
-        self.segment = opened.handle
-        self.offset = offset
-        """Where the unit starts in the segment, in bytes."""
-        self.size = size
-        """Bytes reserved."""
-
-    def __repr__(self) -> str:
-        return f"Slot({self.segment.path!r}, offset={self.offset}, size={self.size})"
+__all__ = ["SegmentHandle", "Slot", "StreamStore"]
 
 
 class StreamStore:
@@ -120,8 +74,8 @@ class StreamStore:
         self._on_opened = on_opened
         self._on_closed = on_closed
         self._number = 0
-        self._open: OrderedDict[StreamRef, _OpenSegment] = OrderedDict()
-        self._latest: _OpenSegment | None = None
+        self._open: OrderedDict[StreamRef, OpenSegment] = OrderedDict()
+        self._latest: OpenSegment | None = None
         """The segment last used by `reserve`, while it takes units: last in `_open`."""
         self._beamtimes: dict[str, JournalWriter] = {}
         self._housekeeper = Housekeeper()
@@ -165,50 +119,50 @@ class StreamStore:
         DiskFull, StorageError
             If the bytes could not be written; the slot is given up, and the stream goes on in a new segment.
         """
-        opened = self._owner(slot)
+        self._write([slot], buffers, slot.size)
+
+    def write_run(self, slots: Sequence[Slot], payloads: Sequence[Buffer]) -> None:
+        """Write the payloads of units that were reserved one after the other in one segment, by one call.
+
+        Each payload is as long as its slot. Raises as `write`; all slots are given up then.
+        """
+        self._write(slots, with_padding(slots, payloads), slots[-1].end - slots[0].offset)
+
+    def _write(self, slots: Sequence[Slot], buffers: Sequence[Buffer], reserved: int) -> None:
+        opened = self._owner(slots)
         try:
-            opened.writer.write(slot.offset, buffers, slot.size)
+            opened.writer.write(slots[0].offset, buffers, reserved)
         except StorageError:
-            self._give_up(slot, opened)
+            self._give_up(slots, opened)
             raise
 
     def journal_put(self, slot: Slot, put_header: bytes, ingest_ns: int, *, skip: Sequence[int] = ()) -> None:
-        """Append the unit's PUT record; after this the unit survives the death of this process.
+        """Append the unit's PUT record; see `journal_run`."""
+        self.journal_run([slot], [PutRecord(put_header, ingest_ns, skip)])
 
-        Parameters
-        ----------
-        slot : Slot
-            Where the payload was written; empty slots are journaled as units without payload.
-        put_header : bytes
-            The wire header as received.
-        ingest_ns : int
-            Time of arrival, ns since the Unix epoch.
-        skip : sequence of int
-            Positions (from 0) of the unit's messages that were refused; they do not count as stored.
+    def journal_run(self, slots: Sequence[Slot], records: Sequence[PutRecord]) -> None:
+        """Append the PUT records of units in one segment, by one write; after this they survive our death.
 
         Raises
         ------
         DiskFull, StorageError
-            If the record may not be whole; the slot is given up, and the stream goes on in a new segment.
+            If the records may not be whole; the slots are given up, and the stream goes on in a new segment.
         """
-        opened = self._owner(slot)
-        where = Where.SEGMENT if slot.size else Where.NONE
-        fields: dict[str, Any] = {"at": where, "offset": slot.offset, "t": ingest_ns, "put": put_header}
-        if skip:
-            fields["skip"] = list(skip)
+        opened = self._owner(slots)
         try:
-            self._append(opened, Kind.PUT, fields)
+            puts = [(Kind.PUT, record.fields(slot)) for slot, record in zip(slots, records, strict=True)]
+            self._append(opened, puts)
         except StorageError:
-            self._give_up(slot, opened)
+            self._give_up(slots, opened)
             raise
-        self._release(slot, opened)
+        self._release(slots, opened)
 
     def abort(self, slot: Slot) -> None:
         """Give a slot back that will not be journaled; nothing happens when a failed write has done so already."""
-        opened = slot._open  # noqa: SLF001 - a slot is ours
+        opened = slot.opened
         if opened is not None:
             opened.writer.give_back(slot.offset, slot.size)
-            self._release(slot, opened)
+            self._release([slot], opened)
 
     def journal(self, ref: StreamRef, kind: str, fields: Mapping[str, Any], *, slot: Slot | None = None) -> None:
         """Append a record about the stream (FINISH, META, SUPERSEDED, ...) to the journal that is open for it.
@@ -226,7 +180,7 @@ class StreamStore:
         self._latest = None
         opened.used_s = time.monotonic()
         try:
-            self._append(opened, kind, fields)
+            self._append(opened, [(kind, fields)])
         except StorageError:
             self._retire(opened)
             raise
@@ -272,16 +226,18 @@ class StreamStore:
         self._beamtimes.clear()
         return self._housekeeper.close(timeout_s)
 
-    def _owner(self, slot: Slot) -> _OpenSegment:
-        if slot._open is None:  # noqa: SLF001 - a slot is ours
-            raise LocalProtocolError(f"{slot!r} was journaled, aborted or lost already")
-        return slot._open  # noqa: SLF001
+    @staticmethod
+    def _owner(slots: Sequence[Slot]) -> OpenSegment:
+        opened = slots[0].opened
+        if opened is None or any(slot.opened is not opened for slot in slots):
+            raise LocalProtocolError(f"{slots!r:.300}: journaled, aborted or lost already, or not of one segment")
+        return opened
 
-    def _append(self, opened: _OpenSegment, kind: str, fields: Mapping[str, Any]) -> None:
+    def _append(self, opened: OpenSegment, records: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
         if not opened.journal_good:
             raise StorageError(f"{opened.journal.path} had a write error before", path=opened.journal.path, errno=0)
         try:
-            opened.journal.append(kind, fields)
+            opened.journal.append_all(records)
         except StorageError:
             opened.journal_good = False
             raise
@@ -290,18 +246,19 @@ class StreamStore:
             if self._on_opened is not None:
                 self._on_opened(opened.handle)
 
-    def _give_up(self, slot: Slot, opened: _OpenSegment) -> None:
-        """Drop a slot whose write failed, and take no more units into its segment."""
-        self._release(slot, opened)
+    def _give_up(self, slots: Sequence[Slot], opened: OpenSegment) -> None:
+        """Drop slots whose write failed, and take no more units into their segment."""
+        self._release(slots, opened)
         self._retire(opened)
 
-    def _release(self, slot: Slot, opened: _OpenSegment) -> None:
-        slot._open = None  # noqa: SLF001
-        opened.owed -= 1
+    def _release(self, slots: Sequence[Slot], opened: OpenSegment) -> None:
+        for slot in slots:
+            slot.opened = None
+        opened.owed -= len(slots)
         if opened.sealed and opened.owed == 0:
             self._finish(opened)
 
-    def _start(self, ref: StreamRef, ahead_bytes: int) -> _OpenSegment:
+    def _start(self, ref: StreamRef, ahead_bytes: int) -> OpenSegment:
         """Open a new segment and its journal for a stream."""
         if self._closed:
             raise LocalProtocolError("this store is closed")
@@ -327,7 +284,7 @@ class StreamStore:
             self._quietly(writer.close)
             self._remove(path)
             raise
-        opened = _OpenSegment(SegmentHandle(ref, path, self._number), writer, journal)
+        opened = OpenSegment(SegmentHandle(ref, path, self._number), writer, journal)
         self._open[ref] = opened
         return opened
 
@@ -351,7 +308,7 @@ class StreamStore:
         self._beamtimes[beamtime] = journal
         return journal
 
-    def _retire(self, opened: _OpenSegment) -> None:
+    def _retire(self, opened: OpenSegment) -> None:
         """Take no more units into this segment; close it when the last slot is back."""
         if opened.sealed:
             return
@@ -363,7 +320,7 @@ class StreamStore:
         if opened.owed == 0:
             self._finish(opened)
 
-    def _finish(self, opened: _OpenSegment) -> None:
+    def _finish(self, opened: OpenSegment) -> None:
         """Close segment and journal. What fails here was acknowledged before or never, so it is logged, not raised."""
         if opened.known and opened.journal_good:
             self._quietly(lambda: opened.journal.append(Kind.CLOSED, {"bytes": opened.writer.written_end}))

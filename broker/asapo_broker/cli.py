@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import gc
 from pathlib import Path
-from typing import Final
 
 from asapo import logs
-from asapo.service import add_service_arguments, say_ready, stop_on_signal, supervised_settings
+from asapo.service import add_service_arguments, say_ready, settle_memory, stop_on_signal, supervised_settings
 from asapo.transport.zeromq import tune_malloc
 from asapo_broker.settings import CoreSettings
-
-GC_NEW: Final = 50_000
-"""New containers between two looks of the garbage collector at the young ones."""
-GC_OLDER: Final = 20
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,17 +21,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--state", type=Path, default=Path("asapo-data/state"), help="local folder for indexes and cursors"
     )
     add_service_arguments(parser)
-
-
-def settle_memory() -> None:
-    """Have the garbage collector look less often: rows and tables live long and form no cycles.
-
-    With the thresholds of Python it comes after every 700 new containers, a few answers, and walks all windows now and
-    then, while everybody waits.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(GC_NEW, GC_OLDER, GC_OLDER)
 
 
 def run(args: argparse.Namespace) -> int:

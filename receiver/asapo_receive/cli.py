@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from asapo import logs
-from asapo.service import add_service_arguments, say_ready, stop_on_signal, supervised_settings
+from asapo.service import add_service_arguments, say_ready, settle_memory, stop_on_signal, supervised_settings
 from asapo.transport.zeromq import tune_malloc
 from asapo_receive.settings import ReceiverSettings
 
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
     from asapo_receive.service import Receiver
 
     receiver = Receiver(settings)
+    settle_memory()
     stop_on_signal(receiver.stop, supervised=args.supervised)
     receiver.serve(
         ready=lambda: say_ready({"receiver_id": settings.receiver_id, "addresses": receiver.addresses,

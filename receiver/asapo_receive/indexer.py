@@ -70,11 +70,13 @@ class Indexer:
         self._recent = recent
         self._memory = memory
         self._counters = counters
-        self._inbox: queue.SimpleQueue[Unit | Request | SegmentHandle | _BeatsWait | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[Unit] | Request | SegmentHandle | _BeatsWait | None] = queue.SimpleQueue()
         self._submitted = 0
         """Items handed in (writer thread)."""
+        self._taken = 0
+        """Items of those that the index thread has begun to serve."""
         self._served = 0
-        """Items of those that are served wholly (index thread)."""
+        """Items of those that it has served wholly."""
         self.abandon = False
         """Set to give up on an index that is away, when the receiver must stop."""
         self._memory_offset = MEMORY_BASE
@@ -84,14 +86,14 @@ class Indexer:
         self._beats: dict[tuple[str, str, bytes], dict[str, int]] = {}
         self._beats_lock = threading.Lock()
 
-    def submit(self, item: Unit | Request | SegmentHandle | None) -> None:
-        """Take what was stored (or a closed segment, or a request); None ends `run`. Writer thread.
+    def submit(self, item: list[Unit] | Request | SegmentHandle | None) -> None:
+        """Take units that were stored, a closed segment, or a request; None ends `run`. Writer thread.
 
-        While nothing waits on either side the unit is indexed here and now, which saves a switch of threads; under
-        load both stages work side by side.
+        While nothing waits on either side units are indexed here and now, which saves a switch of threads; under load
+        both stages work side by side.
         """
-        if isinstance(item, Unit) and self._served == self._submitted and not self._more_coming():
-            self._commit([item])
+        if isinstance(item, list) and self._served == self._submitted and not self._more_coming():
+            self._commit(item)
             return
         self._submitted += 1
         self._inbox.put(item)
@@ -128,36 +130,40 @@ class Indexer:
         """Serve until None comes."""
         item = self._inbox.get()
         while item is not None:
-            if isinstance(item, Unit):
+            if isinstance(item, list):
                 batch, behind = self._gather(item)
                 self._commit(batch)
-                self._served += len(batch)
+                self._served = self._taken
                 item = behind[0] if behind else self._inbox.get()
             else:
                 self._control(item)
                 item = self._inbox.get()
 
-    def _gather(self, unit: Unit) -> tuple[list[Unit], list[Request | SegmentHandle | _BeatsWait | None]]:
+    def _gather(self, units: list[Unit]) -> tuple[list[Unit], list[Request | SegmentHandle | _BeatsWait | None]]:
         """Return the units for one transaction, and what came behind them when it is no unit.
 
         Whatever is there goes in. While the writer is behind, units wait in its queue for much longer than
         `GATHER_S`, so waiting that long for the next ones costs no latency, but saves commits, acks and wake-ups.
         """
-        batch, messages, nbytes = [unit], len(unit.put.ids), unit.nbytes
+        batch: list[Unit] = []
+        messages = nbytes = 0
         until_s = time.monotonic() + GATHER_S
-        while messages < BATCH_MESSAGES:
+        while True:
+            batch += units
+            messages += sum([len(unit.put.ids) for unit in units])
+            nbytes += sum([unit.nbytes for unit in units])
+            self._taken += 1
+            if messages >= BATCH_MESSAGES:
+                return batch, []
             patient = nbytes < self._gather_bytes and self._more_coming()
             patience_s = until_s - time.monotonic() if patient else 0.0
             try:
                 item = self._inbox.get(patience_s > 0, max(0.0, patience_s))
             except queue.Empty:
-                break
-            if not isinstance(item, Unit):
+                return batch, []
+            if not isinstance(item, list):
                 return batch, [item]
-            batch.append(item)
-            messages += len(item.put.ids)
-            nbytes += item.nbytes
-        return batch, []
+            units = item
 
     def _commit(self, batch: list[Unit]) -> None:
         by_beamtime: dict[str, list[Unit]] = {}
@@ -249,8 +255,9 @@ class Indexer:
         if isinstance(item, _BeatsWait):
             self._take_beats()
             return
+        self._taken += 1
         self._serve(item)
-        self._served += 1
+        self._served = self._taken
 
     def _serve(self, item: Request | SegmentHandle) -> None:
         if isinstance(item, SegmentHandle):

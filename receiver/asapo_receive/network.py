@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 from asapo.errors import AsapoError, LocalProtocolError, ProtocolError, RemoteProtocolError, WrongInput, to_wire
@@ -25,14 +25,20 @@ log = logging.getLogger(__name__)
 
 BURST: Final = 64
 """Messages taken from one socket before acks get their turn."""
+HAND_OVER_BYTES: Final = 256 * 1024
+"""Small units are handed over by the burst, since waking a thread costs as much as a unit; large ones at once."""
+SMALL_BYTES: Final = 64 * 1024
+BUSY_S: Final = 0.0005
+NAP_S: Final = 0.001
+"""When small units come sooner than BUSY_S after we are done with those before, they are let gather for NAP_S."""
 MIN_WINDOW_BYTES: Final = 8 * 1024 * 1024
 
 
 class Network:
     """Serves all producer links of one receiver.
 
-    `submit` takes a Unit or Request on its way; it is handed back through `finished`, from any thread. `beat` takes
-    (beamtime, source, session, marks) of a session that was heard of.
+    `submit` takes Units and Requests on their way; they are handed back through `finished`, from any thread. `beat`
+    takes (beamtime, source, session, marks) of a session that was heard of.
     """
 
     def __init__(
@@ -40,7 +46,7 @@ class Network:
         settings: ReceiverSettings,
         epoch: int,
         servers: list[Server],
-        submit: Callable[[Unit | Request], None],
+        submit: Callable[[Sequence[Unit | Request]], None],
         beat: Callable[[str, str, bytes, Mapping[str, int]], None],
         counters: Counters,
     ) -> None:
@@ -56,6 +62,10 @@ class Network:
         self._stopping = False
         self._beat_due_s = 0.0
         self._taken_bytes = 0
+        self._burst: list[Unit | Request] = []
+        self._burst_bytes = 0
+        self._small = False
+        """The last burst was one of small units."""
 
     def finished(self, items: list[Unit] | list[Request]) -> None:
         """Take back what has its outcome. Any thread."""
@@ -71,7 +81,10 @@ class Network:
         """Serve until `stop`."""
         waiter = Waiter(self._bell, *self._servers)
         while not self._stopping:
+            idle_s = time.monotonic()
             waiter.wait(0.2)
+            if self._small and time.monotonic() - idle_s < BUSY_S:
+                time.sleep(NAP_S)  # many more are on their way, and each waking costs more than a message
             self._bell.hear()
             more = True
             while more and not self._stopping:
@@ -98,7 +111,14 @@ class Network:
                 self._take(number, server, message)
             else:
                 more = True
+        self._hand_over()
         return more
+
+    def _hand_over(self) -> None:
+        if self._burst:
+            self._small = self._burst_bytes < SMALL_BYTES * len(self._burst)
+            self._submit(self._burst)
+            self._burst, self._burst_bytes = [], 0
 
     def _take(self, number: int, server: Server, message: Message) -> None:
         key = (number, message.peer)
@@ -150,10 +170,13 @@ class Network:
         hello = peer.hello
         if type(event) is Put:
             self._taken_bytes += nbytes
-            self._submit(
+            self._burst.append(
                 Unit(key, hello.session, peer.ref(event.stream), event, message.header, message.payload, nbytes,
                      time.time_ns())
             )  # fmt: skip
+            self._burst_bytes += nbytes
+            if self._burst_bytes >= HAND_OVER_BYTES:
+                self._hand_over()
             return
         if type(event) is Beat:
             if event.marks:
@@ -163,7 +186,7 @@ class Network:
             self._forget(key)
         if type(event) is Bye and not event.final:
             return
-        self._submit(Request(key, hello.session, hello.beamtime, hello.source, event))  # type: ignore[arg-type]
+        self._burst.append(Request(key, hello.session, hello.beamtime, hello.source, event))  # type: ignore[arg-type]
 
     def _send_outcomes(self) -> None:
         touched: dict[tuple[int, bytes], Peer] = {}

@@ -69,8 +69,7 @@ class Receiver:
             on_closed=self._indexer.submit,
         )
         self._writer = Writer(store, self._indexer.submit, counters)
-        for note in notes:
-            self._writer.submit(note)
+        self._writer.submit(notes)
         self._network = Network(
             settings, self._epoch.number, self._servers, self._writer.submit, self._indexer.beat, counters
         )
@@ -93,7 +92,7 @@ class Receiver:
             self._epoch.number,
             register=self._register_segment,
             finished=lambda items: self._network.finished(items),
-            note=lambda note: self._writer.submit(note),
+            note=lambda note: self._writer.submit([note]),
             more_coming=lambda: self._writer.is_behind(),
             # A producer whose credit is used up must not wait for us while we wait for it.
             gather_bytes=settings.window_bytes // 4,

@@ -5,14 +5,16 @@ from __future__ import annotations
 import logging
 import queue
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import groupby
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from asapo.errors import AsapoError, StorageError
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.journal import Kind
+from asapo.storage.slots import PutRecord, Slot
 from asapo.storage.store import StreamStore
 from asapo.wire.events import FinishStream, SetMeta
 from asapo_receive.units import Note, Request, Unit, meta_error, verify
@@ -23,22 +25,32 @@ MEMORY: Final = "memory"
 IDLE_CHECK_S: Final = 5.0
 IDLE_S: Final = 30.0
 """A segment unused for this long is closed."""
+TOGETHER_BYTES: Final = 1024 * 1024
+TOGETHER_UNITS: Final = 256
+"""Units that wait are stored together up to these bounds: large ones go alone, so that the next stage can begin."""
+
+
+Item = Unit | Request | Note
 
 
 class Writer:
     """First of the two stages behind the network thread.
 
-    Everything that was stored is handed to `stored` in the order of arrival; what failed, too, with its errors.
+    Everything that was stored is handed to `stored` in the order of arrival; what failed, too, with its errors. Small
+    units that wait together are stored together: a write for each costs more than the rest.
     """
 
-    def __init__(self, store: StreamStore, stored: Callable[[Unit | Request | None], None], counters: Counters) -> None:
+    def __init__(
+        self, store: StreamStore, stored: Callable[[list[Unit] | Request | None], None], counters: Counters
+    ) -> None:
         self._store = store
         self._stored = stored
         self._counters = counters
-        self._inbox: queue.SimpleQueue[Unit | Request | Note | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
         self._idle_check_due_s = 0.0
+        self._ending = False
         self.submit = self._inbox.put
-        """Take a Unit, a Request, or a Note for the journal; None ends `run`."""
+        """Take Units, Requests and Notes for the journal in their order; None ends `run`."""
 
     def is_behind(self) -> bool:
         """Say whether more waits to be stored. Any thread."""
@@ -46,49 +58,86 @@ class Writer:
 
     def run(self) -> None:
         """Serve until None comes; then close all files."""
-        while (item := self._next()) is not None:
-            if type(item) is Unit:
-                self._take_unit(item)
-                self._stored(item)
-            elif type(item) is Request:
-                self._take_request(item)
-                self._stored(item)
-            else:
-                self._take_note(item)
+        while not self._ending:
+            self._serve(self._next())
         self._store.close()
         self._stored(None)
 
-    def _next(self) -> Any:
-        """Return the next item; close segments that nobody writes to, also while others are busy."""
-        while True:
-            now_s = time.monotonic()
-            if now_s >= self._idle_check_due_s:
-                self._store.close_idle(IDLE_S)
-                self._idle_check_due_s = now_s + IDLE_CHECK_S
-            try:
-                return self._inbox.get(timeout=IDLE_CHECK_S)
-            except queue.Empty:
-                continue
+    def _next(self) -> list[Item]:
+        """Return what is there, up to a bound; close segments that nobody writes to, also while others are busy."""
+        now_s = time.monotonic()
+        if now_s >= self._idle_check_due_s:
+            self._store.close_idle(IDLE_S)
+            self._idle_check_due_s = now_s + IDLE_CHECK_S
+        found: list[Item] = []
+        nbytes = 0
+        try:
+            items = self._inbox.get(timeout=IDLE_CHECK_S)
+        except queue.Empty:
+            return found
+        while items is not None:
+            found += items
+            nbytes += sum([item.nbytes for item in items if type(item) is Unit])
+            if nbytes >= TOGETHER_BYTES or len(found) >= TOGETHER_UNITS or self._inbox.empty():
+                return found
+            items = self._inbox.get()  # at once: nobody else takes from it
+        self._ending = True
+        return found
 
-    def _take_unit(self, unit: Unit) -> None:
+    def _serve(self, items: list[Item]) -> None:
+        for kind, group in groupby(items, type):
+            if kind is Unit:
+                units: list[Unit] = list(group)  # type: ignore[arg-type]
+                self._take_units(units)
+                self._stored(units)
+                continue
+            for item in group:
+                if isinstance(item, Request):
+                    self._take_request(item)
+                    self._stored(item)
+                elif isinstance(item, Note):
+                    self._take_note(item)
+
+    def _take_units(self, units: list[Unit]) -> None:
+        """Store units; those of one segment are neighbours there, and are written together."""
+        runs: dict[int, list[Unit]] = {}
+        for unit in units:
+            slot = self._prepared(unit)
+            if slot is not None:
+                runs.setdefault(slot.segment.number, []).append(unit)
+        for run in runs.values():
+            self._write(run)
+
+    def _prepared(self, unit: Unit) -> Slot | None:
+        """Check a unit and reserve room for it; None when nothing of it is to be written."""
         try:
             verify(unit)
             if unit.alive and unit.put.level != MEMORY:
-                self._write(unit)
-        except AsapoError as exc:
-            self._counters.add("asapo_receiver_storage_errors_total", 1, code=exc.code)
-            log.warning("unit of %s refused: %s", unit.ref, exc)
-            unit.refuse_all(exc)
+                unit.slot = self._store.reserve(unit.ref, unit.nbytes)
         except Exception as exc:
-            log.exception("unit of %s refused after an unexpected error", unit.ref)
-            unit.refuse_all(StorageError(f"unexpected error while storing: {exc!r}; see the receiver's log"))
+            self._refuse([unit], exc)
+        return unit.slot
 
-    def _write(self, unit: Unit) -> None:
-        store = self._store
-        slot = store.reserve(unit.ref, unit.nbytes)
-        store.write(slot, (unit.payload,))
-        store.journal_put(slot, unit.header, unit.received_ns, skip=unit.bad())
-        unit.slot = slot
+    def _write(self, units: list[Unit]) -> None:
+        slots = [unit.slot for unit in units if unit.slot is not None]
+        try:
+            self._store.write_run(slots, [unit.payload for unit in units])
+            self._store.journal_run(slots, [PutRecord(unit.header, unit.received_ns, unit.bad()) for unit in units])
+        except Exception as exc:
+            self._refuse(units, exc)
+
+    def _refuse(self, units: list[Unit], problem: Exception) -> None:
+        if isinstance(problem, AsapoError):
+            error = problem
+            self._counters.add("asapo_receiver_storage_errors_total", 1, code=error.code)
+            log.warning("%d units refused, first of %s: %s", len(units), units[0].ref, error)
+        else:
+            log.error(
+                "%d units refused, first of %s, after an unexpected error", len(units), units[0].ref, exc_info=problem
+            )
+            error = StorageError(f"unexpected error while storing: {problem!r}; see the receiver's log")
+        for unit in units:
+            unit.refuse_all(error)
 
     def _take_request(self, request: Request) -> None:
         """Note in the journal what must survive: the end of a stream, metadata."""

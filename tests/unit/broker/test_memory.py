@@ -2,7 +2,7 @@
 
 import gc
 
-from asapo_broker.cli import GC_NEW, settle_memory
+from asapo.service import GC_NEW, settle_memory
 
 
 def test_the_collector_looks_seldom_and_not_at_what_was_there_at_the_start() -> None:

@@ -32,8 +32,8 @@ def test_idle_segments_are_closed_also_while_there_is_work(monkeypatch: pytest.M
     store = WatchedStore()
     stage = Writer(store, lambda _: None, Counters())  # type: ignore[arg-type]
     for _ in range(2):
-        stage.submit(Note(Kind.REFUSED, StreamRef("b", "d", "s"), "/x/y.seg", {}))
+        stage.submit([Note(Kind.REFUSED, StreamRef("b", "d", "s"), "/x/y.seg", {})] * writer.TOGETHER_UNITS)
     stage.submit(None)
     stage.run()
-    idle = "close_idle 30"
-    assert store.asked == [idle, "REFUSED y.seg", idle, "REFUSED y.seg", idle, "close"]
+    idle, notes = "close_idle 30", ["REFUSED y.seg"] * writer.TOGETHER_UNITS
+    assert store.asked == [idle, *notes, idle, *notes, idle, "close"]

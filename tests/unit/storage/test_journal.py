@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     writer = JournalWriter(str(path), HEAD, FileOps())
     for number in range(4):
         header = bytes([number]) * (20 + number)
-        writer.append(Kind.PUT, {"at": "segment", "offset": 64 * number, "t": number}, header)
+        writer.append(Kind.PUT, {"at": "segment", "offset": 64 * number, "t": number, "put": header})
     writer.append(Kind.FINISH, {"last_id": 4, "next_stream": ""})
     writer.append("NEWER_KIND", {"x": [1, 2]})
     writer.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from heapq import heappop, heappush
 from math import inf
@@ -156,8 +157,13 @@ class GroupCursor:
         held = holder.held
         if self.late_ids or (self.ordered and ids[-1] >= self.position):
             self._keep_ahead(holder, ids)
-        for message_id in ids:
-            del held.pop(message_id).entries[message_id]
+        lease = held[ids[0]]
+        if len(ids) == len(lease.entries) and list(lease.entries) == ids:  # mostly one grant is reported as a whole
+            lease.entries = {}
+            deque(map(held.__delitem__, ids), maxlen=0)
+        else:
+            for message_id in ids:
+                del held.pop(message_id).entries[message_id]
         if not held:
             holder.leases.clear()
         if self.attempts:

@@ -97,8 +97,8 @@ def meta_texts(metas: Sequence[Meta] | None, n: int) -> list[str]:
 def _texts_at_once(metas: Sequence[Any]) -> list[str] | None:
     """Encode many dicts by one call, a third of the time; None when that is not possible without doubt.
 
-    The text of the list is cut at "},{". Each of the n - 1 borders is one, so n - 1 of them are the borders; when there
-    are more (one lies within a text), the dicts are encoded one by one. NUL cannot stand in JSON text.
+    The text of the list is cut at "},{". Each of the n - 1 borders is one, so n pieces are the dicts; when there are
+    more (a border lies within a text), the dicts are encoded one by one. NUL cannot stand in JSON text.
     """
     if set(map(type, metas)) != {dict}:
         return None
@@ -106,7 +106,9 @@ def _texts_at_once(metas: Sequence[Any]) -> list[str] | None:
         text = _encode(metas if type(metas) is list else list(metas))
     except (TypeError, ValueError, RecursionError):
         return None  # one by one, to name the one at fault
-    if text.count("},{") != len(metas) - 1 or not text.isascii():
+    if not text.isascii():
         return None
     texts = text[1:-1].replace("},{", "}\0{").split("\0")
-    return texts if max(map(len, texts)) <= MAX_META_BYTES else None
+    if len(texts) != len(metas) or (len(text) > MAX_META_BYTES and max(map(len, texts)) > MAX_META_BYTES):
+        return None
+    return texts

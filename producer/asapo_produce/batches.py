@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from xxhash import xxh3_64_intdigest
 
 from asapo.errors import WrongInput
-from asapo.models import PLAIN, Format, check_id
+from asapo.models import PLAIN, Format, check_id, format_of
 from asapo.wire.limits import ALIGN, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES, PACK_BELOW_BYTES
 from asapo_produce.payloads import Payload, take
 from asapo_produce.units import BATCH_UNIT_BYTES, UNIT_META_CHARS, join
@@ -52,7 +52,7 @@ def frames_of(frames: Any, *, codec: str, shape: Sequence[int] | None, dtype: An
         whole, form = take(frames, copy=copy)
         n = len(frames)
         size = whole.nbytes // n if n else 0
-        found = Frames(n, Format(form.dtype, frames.shape[1:]), [size] * n, whole, [])
+        found = Frames(n, format_of(form.dtype, frames.shape[1:], form.codec), [size] * n, whole, [])
     else:
         if not isinstance(frames, Iterable) or isinstance(frames, bytes | bytearray | memoryview | str):
             raise WrongInput(

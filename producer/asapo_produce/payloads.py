@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from asapo.errors import WrongInput
-from asapo.models import DTYPES, PLAIN, Format
+from asapo.models import DTYPES, PLAIN, Format, format_of
 from asapo.wire.limits import MAX_UNIT_BYTES
 
 EMPTY: Final = memoryview(b"")
@@ -20,13 +20,12 @@ NATIVE: Final = {"B": "|u1", "b": "|i1", "?": "|b1", **{
     letter: f"{_ORDER}{kind}{struct.calcsize(letter)}" for letter, kind in zip("hilqHILQfd", "iiiiuuuuff", strict=True)
 }}  # fmt: skip
 """Element types that a memoryview can be cast from, by their letter in the buffer protocol."""
-_format = functools.lru_cache(maxsize=1024)(Format)
 
 
 @functools.lru_cache(maxsize=1024)
 def _native_format(letter: str, shape: tuple[int, ...]) -> Format | None:
     """Return the format of an array of native elements, None when it has others or no elements."""
-    return Format(NATIVE[letter], shape) if letter in NATIVE and 0 not in shape else None
+    return format_of(NATIVE[letter], shape, "raw") if letter in NATIVE and 0 not in shape else None
 
 
 class Payload(NamedTuple):
@@ -88,7 +87,7 @@ def _of_odd_array(numpy: Any, array: Any) -> tuple[memoryview, Format]:
     if not array.flags.c_contiguous:
         array = numpy.ascontiguousarray(array)
     # A memoryview of the array itself cannot be cast to bytes when its byte order or kind is not a native one.
-    return array.reshape(-1).view("u1").data, _format(dtype, array.shape)
+    return array.reshape(-1).view("u1").data, format_of(dtype, array.shape, "raw")
 
 
 def _of_foreign(data: Any) -> tuple[memoryview, Format]:
@@ -125,7 +124,7 @@ def _declared(found: Format, nbytes: int, codec: str, shape: Sequence[int] | Non
     """Return the format that the caller names for bytes, checked against their number."""
     name = found.dtype if dtype is None else dtype_name(dtype)
     extent = found.shape if shape is None else tuple(int(n) for n in shape)
-    form = _format(name, extent, codec)
+    form = format_of(name, extent, codec)
     if codec == "raw":
         if not name:
             raise WrongInput(f"shape {extent} without dtype: give both")

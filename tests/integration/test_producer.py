@@ -391,7 +391,9 @@ def test_an_error_in_the_block_is_what_is_raised() -> None:
     [
         {"id": 0}, {"id": -1}, {"id": 2**63}, {"id": 1.5}, {"id": True}, {"stream": ""}, {"stream": "x" * 256},
         {"meta": {"a": float("nan")}}, {"meta": []}, {"substream": 1}, {"dataset_size": 2},
-        {"substream": 3, "dataset_size": 2},
+        {"substream": 3, "dataset_size": 2}, {"substream": 1, "dataset_size": 2.5},
+        {"substream": True, "dataset_size": 2}, {"substream": 1, "dataset_size": 2**63},
+        {"origin": Origin("", "scan", 1)}, {"origin": Origin("raw", "scan", 0)},
         {"data": 5}, {"acquired_ns": 2**63}, {"origin": "raw"}, {"codec": "zip"},
     ],
 )  # fmt: skip

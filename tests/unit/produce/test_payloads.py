@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from asapo.errors import WrongInput
-from asapo.models import PLAIN, Format
+from asapo.models import DTYPES, PLAIN, Format
 from asapo_produce.payloads import dtype_name, take
 
 
-@pytest.mark.parametrize("dtype", ["<u2", ">i4", "|b1", "<f2", ">f8", "<c8", "|u1"])
+@pytest.mark.parametrize("dtype", sorted(DTYPES))
 @pytest.mark.parametrize("shape", [(3, 4), (), (0, 5), (7,)])
 def test_an_array_is_taken_as_it_is(dtype: str, shape: tuple[int, ...]) -> None:
     array = np.ones(shape, dtype)
@@ -19,11 +19,21 @@ def test_an_array_is_taken_as_it_is(dtype: str, shape: tuple[int, ...]) -> None:
     assert bytes(view) == array.tobytes()
 
 
-def test_a_contiguous_array_is_not_copied() -> None:
-    array = np.zeros(10, "<u4")
+@pytest.mark.parametrize("letter", "bBhHiIlLqQefdgFD?")
+def test_every_name_of_a_c_type_gives_its_element_type(letter: str) -> None:
+    array = np.ones(3, letter)
+    if array.dtype.str not in DTYPES:
+        pytest.raises(WrongInput, take, array)
+    else:
+        assert take(array) == (memoryview(array.tobytes()), Format(array.dtype.str, (3,)))
+
+
+@pytest.mark.parametrize("dtype", ["<u4", ">u4", "<f2"])
+def test_a_contiguous_array_is_not_copied(dtype: str) -> None:
+    array = np.zeros(10, dtype)
     view, _ = take(array)
     array[0] = 7
-    assert view[0] == 7
+    assert bytes(view) == array.tobytes()
 
 
 def test_a_copy_is_taken_when_asked_for() -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import functools
 import os
-import platform
+import socket
 import sys
-from pathlib import Path
 
 
 @functools.cache
@@ -16,7 +15,8 @@ def boot_id() -> str:
     Two processes with the same boot id see the same page cache (R22).
     """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()
+        with open("/proc/sys/kernel/random/boot_id", encoding="ascii") as file:
+            return file.read().strip()
     except OSError:
         return ""
 
@@ -24,4 +24,4 @@ def boot_id() -> str:
 def who_am_i() -> str:
     """Return host, program and process id for logs and listings."""
     program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
-    return f"{platform.node()}:{program}:{os.getpid()}"
+    return f"{socket.gethostname()}:{program}:{os.getpid()}"

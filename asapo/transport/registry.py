@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
-
 from asapo.errors import ConfigError, WrongInput
 from asapo.transport.base import Link, Server
 from asapo.transport.zeromq import ZmqLink, ZmqServer
@@ -33,6 +31,8 @@ def resolve(url: str) -> str:
 
 def is_loopback(host: str) -> bool:
     """Say whether an address (not a name, which may change its meaning) is this machine's own."""
+    import ipaddress  # noqa: PLC0415 - only who listens needs it
+
     try:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:

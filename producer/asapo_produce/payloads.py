@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import functools
 import math
+import os
 import struct
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from asapo.errors import WrongInput
@@ -52,7 +52,7 @@ def take(
         numpy = sys.modules.get("numpy")
         if numpy is not None and isinstance(data, numpy.ndarray):
             view, form = _of_array(numpy, data)
-        elif isinstance(data, Path):
+        elif isinstance(data, os.PathLike):
             view, form = memoryview(_read(data)), PLAIN
         elif hasattr(data, "__array_interface__"):
             view, form = _of_foreign(data)
@@ -112,10 +112,11 @@ def _of_buffer(data: Any) -> memoryview:
     return memoryview(view.tobytes())
 
 
-def _read(path: Path) -> bytes:
+def _read(path: os.PathLike[str]) -> bytes:
     # Read, not mapped: a file that is cut while it is mapped kills the process.
     try:
-        return path.read_bytes()
+        with open(path, "rb") as file:
+            return file.read()
     except OSError as exc:
         raise WrongInput(f"file {path}: {exc.strerror}; give a file that can be read", path=str(path)) from exc
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import heappop, heappush
 from math import inf
 from typing import Final
@@ -313,6 +313,12 @@ class GroupCursor:
         if message_id in self._late or message_id in self._waiting:
             return True
         return any(message_id in holder.held for holder in self._sessions.values())
+
+    def pending_among(self, ids: Sequence[int]) -> set[int]:
+        """Return those of these ids that are pending; see `is_pending`."""
+        maps: list[Mapping[int, object]] = [self._late, self._waiting]
+        maps += [holder.held for holder in self._sessions.values()]
+        return set().union(*[held.keys() & ids for held in maps if not held.keys().isdisjoint(ids)])
 
     def held(self, session: bytes) -> Sequence[int]:
         """Return the ids that a session holds."""

@@ -124,12 +124,13 @@ def read_trains(consumer: Consumer, facts: dict[str, Any]) -> dict[str, Any]:
     """Read a stream of trains in order: every id once, metadata that fits the id, first word of every frame right."""
     size, pulses = facts["size"], facts["pulses"]
     firsts = np.concatenate([frame.reshape(pulses, size)[:, :8] for frame in ring(size * pulses)]).view(np.uint64)[:, 0]
+    expected = firsts.tolist()
     count = 0
     answer(waiting=True)
     for batch in consumer.stream(group="bench", stream=facts["stream"], batch=256, timeout_s=60.0, follow=None):
         for message in batch:
             count += 1
-            if message.id != count or int.from_bytes(message.raw[:8], "little") != firsts[(count - 1) % len(firsts)]:
+            if message.id != count or int.from_bytes(message.raw[:8], "little") != expected[(count - 1) % len(expected)]:
                 return {"error": f"frame {count} came as {message.id} or was changed"}
         if message.meta["pulse_id"] != (count - 1) % pulses:
             return {"error": f"frame {count} has the metadata {message.meta_text}"}

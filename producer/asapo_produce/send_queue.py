@@ -225,14 +225,15 @@ class SendQueue:
                 _pack(items, waiting)
             if waiting:
                 self._ready.append(lane)
-            below = items[0].book.closed_below()
         unit = unit_of(items)
-        unit.closed_below = below
+        with self._lock:
+            unit.closed_below = unit.book.carry(unit.ids)
         return unit
 
     def closed_below(self, book: StreamBook) -> int:
-        """Return what a unit of this book carries as watermark now."""
+        """Return what a unit of this book carries as watermark when it is sent again."""
         with self._lock:
+            book.shown_below = 0
             return book.closed_below()
 
     def settle(self, unit: Unit, errors: Sequence[tuple[int, AsapoError]] = ()) -> None:
@@ -242,6 +243,8 @@ class SendQueue:
             self._settle(unit.items, found, tuple(unit.trackers))
             self.failed += len(errors)
             self.acked += unit.n - len(errors)
+            if errors:
+                unit.book.shown_below = 0
             self._settled_in(unit.book)
 
     def _settle(
@@ -268,13 +271,19 @@ class SendQueue:
         self.settled.notify_all()
 
     def marks_of_idle(self) -> dict[str, int]:
-        """Return `closed_below` of the streams whose last message was settled since the last call."""
+        """Return `closed_below` of the streams whose last message was settled since the last call.
+
+        Left out are those of which readers know everything without it.
+        """
         if not self._went_idle:
             return {}
         with self._lock:
-            streams = {book.stream for book in self._went_idle}
+            streams = {book.stream for book in self._went_idle if not self._is_shown(book)}
             self._went_idle.clear()
             return self._marks([book for stream in streams for book in self._of_stream[stream]])
+
+    def _is_shown(self, book: StreamBook) -> bool:
+        return book.shown_below == book.highest + 1 and len(self._of_stream[book.stream]) == 1
 
     def marks(self) -> dict[str, int]:
         """Return `closed_below` of the streams in use, for a heartbeat."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from asapo.errors import StreamFinished, WrongInput
@@ -35,6 +35,7 @@ class StreamBook:
         "later",
         "next_stream",
         "numbering",
+        "shown_below",
         "stream",
         "substream",
     )
@@ -49,6 +50,9 @@ class StreamBook:
         self.finished = False
         self.next_stream = ""
         """Where a finished stream goes on."""
+        self.shown_below = 0
+        """Readers may have every id under this as soon as it is acknowledged, by the marks that units carried and by
+        ids that follow each other; 0 when only another mark can tell."""
         self.later: Callable[[Any, Any], None] = _nothing_later
         """Registers a callback for a handle of this book; its queue's."""
         self.lane: Any = None
@@ -100,6 +104,13 @@ class StreamBook:
     def closed_below(self) -> int:
         """Return the id under which everything is acknowledged to this session or will never be sent by it."""
         return self.lowest() or min(self.highest + 1, MAX_ID)
+
+    def carry(self, ids: Sequence[int]) -> int:
+        """Return the mark that a unit with these ids carries; note what readers learn by it."""
+        below, first = self.closed_below(), ids[0]
+        dense = type(ids) is range and ids.step == 1
+        self.shown_below = ids[-1] + 1 if dense and first in (below, self.shown_below) else 0
+        return below
 
     def hold_call(self, first: int, callback: Callable[[Any], None], handle: Any) -> None:
         """Keep a callback of a settled handle until nothing lower is on its way."""

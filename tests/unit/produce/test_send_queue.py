@@ -132,6 +132,33 @@ def test_the_watermark_is_the_lowest_id_on_its_way(queue: SendQueue, send: Send)
     assert queue.marks() == {"s": 21}
 
 
+def test_a_stream_whose_units_tell_all_needs_no_mark_of_its_own(queue: SendQueue, send: Send) -> None:
+    for first in (1, 3):
+        send(first, bytes(200_000))
+        send(first + 1, bytes(200_000))
+        for unit in [take(queue), take(queue)]:
+            queue.settle(unit)
+        assert queue.marks_of_idle() == {}, "dense ids from the mark on"
+    send(10)
+    queue.settle(take(queue))
+    assert queue.marks_of_idle() == {}, "sent alone, so the unit bore the mark 10"
+    send(11)
+    unit = take(queue)
+    queue.settle(unit, [(0, DiskFull("no", free_bytes=0))])
+    assert queue.marks_of_idle() == {"s": 12}, "11 will never come"
+    send(12)
+    unit = take(queue)
+    queue.closed_below(unit.book)  # it is sent again, perhaps by another link
+    queue.settle(unit)
+    assert queue.marks_of_idle() == {"s": 13}
+    send(13)
+    send(15)
+    unit = take(queue)
+    assert list(unit.ids) == [13, 15]
+    queue.settle(unit)
+    assert queue.marks_of_idle() == {"s": 16}, "nobody knows of 14"
+
+
 def test_a_late_lower_id_lowers_the_watermark_again(queue: SendQueue, send: Send) -> None:
     send(10)
     queue.settle(take(queue))

@@ -130,7 +130,10 @@ def read_trains(consumer: Consumer, facts: dict[str, Any]) -> dict[str, Any]:
     for batch in consumer.stream(group="bench", stream=facts["stream"], batch=256, timeout_s=60.0, follow=None):
         for message in batch:
             count += 1
-            if message.id != count or int.from_bytes(message.raw[:8], "little") != expected[(count - 1) % len(expected)]:
+            if (
+                message.id != count
+                or int.from_bytes(message.raw[:8], "little") != expected[(count - 1) % len(expected)]
+            ):
                 return {"error": f"frame {count} came as {message.id} or was changed"}
         if message.meta["pulse_id"] != (count - 1) % pulses:
             return {"error": f"frame {count} has the metadata {message.meta_text}"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import platform
 import shutil
 import statistics
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +19,8 @@ from typing import Any
 MB = 1_000_000
 GB = 1_000_000_000
 CHUNK_BYTES = 8 * MB
+AHEAD_BYTES = 64 * 1024 * 1024
+"""Warm memory is let go of in steps of this."""
 WARM_MORE_BYTES = 500 * MB
 """Warmed beside twice the bytes of a round: buffers, and pages that the system hands out in another order."""
 
@@ -71,6 +75,44 @@ def warm_memory(folder: Path, nbytes: int) -> None:
         for _ in range(nbytes // CHUNK_BYTES):
             file.write(chunk)
     path.unlink()
+
+
+@contextmanager
+def warm_ahead(nbytes: int) -> Iterator[None]:
+    """Keep warm memory for a run that needs up to `nbytes` of it over seconds: held back, and let go of as it is used.
+
+    What `warm_memory` leaves free is taken back by the host long before such a run comes to use it.
+    """
+    if not os.environ.get("ASAPO_BENCH_WARM"):
+        yield
+        return
+    memory = mmap.mmap(-1, nbytes // AHEAD_BYTES * AHEAD_BYTES + 2 * AHEAD_BYTES)
+    for at in range(0, len(memory), mmap.PAGESIZE):
+        memory[at] = 1
+    done = threading.Event()
+    enough = free_bytes() + AHEAD_BYTES
+
+    def let_go() -> None:
+        for at in range(0, len(memory), AHEAD_BYTES):
+            while free_bytes() > enough:
+                if done.wait(0.005):
+                    return
+            memory.madvise(mmap.MADV_DONTNEED, at, AHEAD_BYTES)
+
+    thread = threading.Thread(target=let_go)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+        memory.close()
+
+
+def free_bytes() -> int:
+    """Return how much memory of this machine nobody uses."""
+    line = next(line for line in Path("/proc/meminfo").read_text().splitlines() if line.startswith("MemFree:"))
+    return int(line.split()[1]) * 1024
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from benchmarks.conftest import Record
-from benchmarks.measure import Figure, median, percentile
+from benchmarks.measure import Figure, median, percentile, warm_ahead
 from benchmarks.path import ProductPath
 
 RATE_HZ = 100
@@ -58,9 +58,14 @@ def test_latency(benchmark: Any, folder: Path, record: Record, full: bool, round
     path = ProductPath(folder)
     found: list[dict[str, Any]] = []
     bare: list[float] = []
+
+    def run() -> None:
+        with warm_ahead(size * n):
+            found.append(path.round("paced", size=size, n=n, rate_hz=RATE_HZ, skip=n // 10)[0])
+
     try:
         benchmark.pedantic(
-            lambda: found.append(path.round("paced", size=size, n=n, rate_hz=RATE_HZ, skip=n // 10)[0]),
+            run,
             setup=lambda: bare.append(bare_socket_ms(size, n // 4)),
             rounds=rounds + 1,
         )

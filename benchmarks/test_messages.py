@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,9 @@ import pytest
 
 from asapo.testing.launch import LocalServices
 from benchmarks.conftest import Record
-from benchmarks.measure import MB, CpuMeter, Figure, median, warm_memory
+from benchmarks.measure import CpuMeter, Figure, median, warm_ahead
 from benchmarks.path import BaselinePath, ProductPath
+from benchmarks.product import BEAMTIME, SOURCE
 from benchmarks.roles import Role
 
 FRAME_BYTES = 4096
@@ -21,7 +23,8 @@ XFEL_HZ = 27_000
 
 def run_trains(path: ProductPath, n: int, **facts: Any) -> dict[str, Any]:
     """One round of trains, delivered to one worker; return rate and CPU by process."""
-    answers, cpu = path.round("trains", size=FRAME_BYTES, pulses=PULSES, n=n, **facts)
+    with warm_ahead(FRAME_BYTES * n):
+        answers, cpu = path.round("trains", size=FRAME_BYTES, pulses=PULSES, n=n, **facts)
     assert answers["failed"] == 0
     seconds = answers["ended_s"] - answers["started_s"]
     return {"rate": n / seconds, "seconds": seconds, "cpu": cpu, "cores": {k: v / seconds for k, v in cpu.items()}}
@@ -31,8 +34,6 @@ def run_trains(path: ProductPath, n: int, **facts: Any) -> dict[str, Any]:
 def test_trains(benchmark: Any, folder: Path, record: Record, full: bool, rounds: int) -> None:
     """Trains of 64 frames of 4 kB, indexed and delivered to one worker, as fast as it goes: 30 s a round."""
     n = PULSES * (30_000 if full else 10)
-    if full:
-        warm_memory(folder, 1000 * MB)
     path = ProductPath(folder)
     baseline = BaselinePath(folder)
     found: list[dict[str, Any]] = []
@@ -108,9 +109,12 @@ def test_single_messages(benchmark: Any, folder: Path, record: Record, full: boo
 
         def run(pack: bool) -> dict[str, float]:
             meter = CpuMeter({"producer": producer.pid, "receiver": services.pid("r1")})
-            meter.start()
-            sent = producer.ask(do="frames", stream=f"s{next(count)}", size=FRAME_BYTES, n=n, pack=pack)
-            cpu = meter.stop()
+            stream = f"s{next(count)}"
+            with warm_ahead(FRAME_BYTES * n):
+                meter.start()
+                sent = producer.ask(do="frames", stream=stream, size=FRAME_BYTES, n=n, pack=pack)
+                cpu = meter.stop()
+            shutil.rmtree(services.data_dir / "beamline" / BEAMTIME / SOURCE / stream)
             rate = n / (sent["acked_s"] - sent["started_s"])
             return {"rate": rate, **{f"{k}_us": v / n * 1e6 for k, v in cpu.items()}}
 

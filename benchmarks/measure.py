@@ -86,7 +86,8 @@ def warm_ahead(nbytes: int) -> Iterator[None]:
     if not os.environ.get("ASAPO_BENCH_WARM"):
         yield
         return
-    memory = mmap.mmap(-1, nbytes // AHEAD_BYTES * AHEAD_BYTES + 2 * AHEAD_BYTES)
+    private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS  # shared memory would not be let go of
+    memory = mmap.mmap(-1, nbytes // AHEAD_BYTES * AHEAD_BYTES + 2 * AHEAD_BYTES, flags=private)
     for at in range(0, len(memory), mmap.PAGESIZE):
         memory[at] = 1
     done = threading.Event()

@@ -6,7 +6,7 @@ keeps both states: its own, where a wrong event is our defect, and its peer's, w
 
 from __future__ import annotations
 
-from enum import Enum, auto
+from enum import IntEnum, auto
 from typing import Final
 
 from asapo.errors import ProtocolError
@@ -41,8 +41,8 @@ from asapo.wire.events import (
 from asapo.wire.put import Put
 
 
-class Role(Enum):
-    """Who sends: the two ends of each of the four kinds of link."""
+class Role(IntEnum):
+    """Who sends: the two ends of each of the four kinds of link. A number, since those are hashed by C."""
 
     PRODUCER = auto()
     RECEIVER = auto()
@@ -54,7 +54,7 @@ class Role(Enum):
     DATA_SERVER = auto()
 
 
-class State(Enum):
+class State(IntEnum):
     """Where a side stands."""
 
     GREETING = auto()

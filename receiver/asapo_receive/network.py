@@ -27,10 +27,6 @@ BURST: Final = 64
 """Messages taken from one socket before acks get their turn."""
 HAND_OVER_BYTES: Final = 256 * 1024
 """Small units are handed over by the burst, since waking a thread costs as much as a unit; large ones at once."""
-SMALL_BYTES: Final = 64 * 1024
-BUSY_S: Final = 0.0005
-NAP_S: Final = 0.001
-"""When small units come sooner than BUSY_S after we are done with those before, they are let gather for NAP_S."""
 MIN_WINDOW_BYTES: Final = 8 * 1024 * 1024
 
 
@@ -64,8 +60,6 @@ class Network:
         self._taken_bytes = 0
         self._burst: list[Unit | Request] = []
         self._burst_bytes = 0
-        self._small = False
-        """The last burst was one of small units."""
 
     def finished(self, items: list[Unit] | list[Request]) -> None:
         """Take back what has its outcome. Any thread."""
@@ -81,10 +75,7 @@ class Network:
         """Serve until `stop`."""
         waiter = Waiter(self._bell, *self._servers)
         while not self._stopping:
-            idle_s = time.monotonic()
             waiter.wait(0.2)
-            if self._small and time.monotonic() - idle_s < BUSY_S:
-                time.sleep(NAP_S)  # many more are on their way, and each waking costs more than a message
             self._bell.hear()
             more = True
             while more and not self._stopping:
@@ -116,7 +107,6 @@ class Network:
 
     def _hand_over(self) -> None:
         if self._burst:
-            self._small = self._burst_bytes < SMALL_BYTES * len(self._burst)
             self._submit(self._burst)
             self._burst, self._burst_bytes = [], 0
 

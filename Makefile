@@ -33,7 +33,7 @@ bench: .venv ## Measure; ONLY=path,trains selects
 
 soak: .venv ## Run the soak tier; ASAPO_SOAK_SHARE=0.05 runs a share of it; log in build/soak.log
 	@mkdir -p build
-	$(BIN)/python -m pytest -m soak $(ARGS) 2>&1 | tee build/soak.log
+	$(BIN)/python -m pytest -m soak -v --durations=0 $(ARGS) 2>&1 | tee build/soak.log
 
 lint: .venv ## Check format, style, types and import contracts
 	$(BIN)/ruff format --check $(CODE)

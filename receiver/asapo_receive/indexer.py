@@ -71,12 +71,8 @@ class Indexer:
         self._memory = memory
         self._counters = counters
         self._inbox: queue.SimpleQueue[list[Unit] | Request | SegmentHandle | _BeatsWait | None] = queue.SimpleQueue()
-        self._submitted = 0
-        """Items handed in (writer thread)."""
-        self._taken = 0
-        """Items of those that the index thread has begun to serve."""
-        self._served = 0
-        """Items of those that it has served wholly."""
+        self._submitted = self._taken = self._served = 0
+        """Items handed in (writer thread); of those, begun and wholly served (index thread)."""
         self.abandon = False
         """Set to give up on an index that is away, when the receiver must stop."""
         self._memory_offset = MEMORY_BASE

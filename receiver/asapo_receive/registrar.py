@@ -46,9 +46,10 @@ class Registrar:
         Without a link, or without room on it, the heads are told later and the units never: they are in the index.
         """
         with self._lock:
-            waiting = self._heads.setdefault(beamtime, {})
+            waiting = self._heads.pop(beamtime, {})
             for source, stream, head in heads:
                 waiting[source, stream] = max(head, waiting.get((source, stream), 0))
+            self._heads[beamtime] = waiting  # the last one, to which `units` belong
             self._tell(units)
 
     def _tell(self, units: Sequence[Any] = ()) -> None:
@@ -79,9 +80,9 @@ class Registrar:
         self._bell.close()
 
     def _serve(self, link: Link, waiter: Waiter) -> None:
-        link.send(encode(Hello("receiver", os.urandom(16))))
         due_s = 0.0
         try:
+            link.send(encode(Hello("receiver", os.urandom(16))))
             while not self._stopping:
                 if time.monotonic() >= due_s:
                     due_s = time.monotonic() + REGISTER_S

@@ -499,13 +499,19 @@ def unit_of(*ids: int, seq: int, **columns: Any) -> list[Any]:
     return ["det", "s", seq, *given.values(), encode(event)]
 
 
-def test_an_announced_unit_that_follows_answers_without_a_look(world: World) -> None:
+def waiting_behind_the_first(world: World) -> Session:
+    """Return a session that was given message 1 and waits for the next; nothing is asked of the loader."""
     one = world.session()
     world.reading(one, 1)
     world.ask(one)
     assert world.ids() == [1]
     world.ask(one)
     world.jobs.clear()
+    return one
+
+
+def test_an_announced_unit_that_follows_answers_without_a_look(world: World) -> None:
+    one = waiting_behind_the_first(world)
     world.delivery.announce("bt", [["det", "s", 3]], [unit_of(2, 3, seq=2)], 0.0)
     assert world.jobs == []
     assert world.ids() == [2]
@@ -528,12 +534,7 @@ def test_an_announced_unit_that_follows_answers_without_a_look(world: World) -> 
     ],
 )
 def test_an_announced_unit_is_looked_up_when(world: World, unit: list[Any], why: str) -> None:
-    one = world.session()
-    world.reading(one, 1)
-    world.ask(one)
-    assert world.ids() == [1]
-    world.ask(one)
-    world.jobs.clear()
+    waiting_behind_the_first(world)
     world.delivery.announce("bt", [["det", "s", 3]], [unit], 0.0)
     assert world.answers() == [], why
     assert world.jobs == [world.feed], why

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from asapo_produce import Producer
     from asapo_work import AsyncConsumer, Consumer, Stage
+    from asapo_work import open as open
 
+# Not `open`: it would hide the builtin one in programs that import all names.
 __all__ = ["AsyncConsumer", "Consumer", "Producer", "Stage"]
 
 _HOMES = {
@@ -17,6 +19,7 @@ _HOMES = {
     "Consumer": "asapo_work",
     "Producer": "asapo_produce",
     "Stage": "asapo_work",
+    "open": "asapo_work",
 }
 
 _EXTRAS = {
@@ -55,7 +58,7 @@ def __getattr__(name: str) -> object:
 
 def __dir__() -> list[str]:
     """List the public names, loaded or not."""
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *_HOMES})
 
 
 def _advice(name: str, missing: str) -> str:

@@ -158,6 +158,12 @@ class DuplicateId(RequestError):
     code = "duplicate_id"
 
 
+class OfflineUnsupported(RequestError):
+    """A folder that was opened offline cannot do this; field `feature`."""
+
+    code = "offline_unsupported"
+
+
 class StorageError(AsapoError):
     """Bytes could not be stored or read."""
 

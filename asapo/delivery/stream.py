@@ -101,3 +101,14 @@ class StreamDelivery:
 
 def _describe(ordered: bool, where: str) -> str:
     return f"{'ordered' if ordered else 'arrival'} delivery, filter {where!r}"
+
+
+def other_bound(name: str, expected: int, found: int) -> GroupMismatch:
+    """Return the error for a read of a group with another `max_attempts` than its first one."""
+    return GroupMismatch(
+        f"group {name!r} has max_attempts {expected}, not {found}; "
+        "give all its reads the same, or use another group name",
+        group=name,
+        expected={"max_attempts": expected},
+        found={"max_attempts": found},
+    )

@@ -171,10 +171,11 @@ class JournalWriter:
         self._files.close(self._file)
 
 
-def read_journal(path: str | os.PathLike[str]) -> Iterator[JournalRecord | Damage]:
+def read_journal(path: str | os.PathLike[str], *, since: int = 0) -> Iterator[JournalRecord | Damage]:
     """Yield every whole record of a journal, HEAD first, and a `Damage` for whatever lies between.
 
-    The length of the file is taken at the start: records that a live writer appends meanwhile are not seen.
+    The length of the file is taken at the start: records that a live writer appends meanwhile are not seen. With
+    `since`, an offset at which a record ends, only what follows there is read.
 
     Raises
     ------
@@ -186,7 +187,7 @@ def read_journal(path: str | os.PathLike[str]) -> Iterator[JournalRecord | Damag
     name = os.fspath(path)
     try:
         with open(path, "rb") as file:
-            yield from _Scan(name, file, os.fstat(file.fileno()).st_size).run()
+            yield from _Scan(name, file, os.fstat(file.fileno()).st_size).run(since)
     except OSError as exc:
         raise storage_error(exc, "read", name) from exc
 
@@ -199,11 +200,13 @@ class _Scan:
         self.file = file
         self.size = size
 
-    def run(self) -> Iterator[JournalRecord | Damage]:
+    def run(self, since: int) -> Iterator[JournalRecord | Damage]:
         if self.size == 0:
             return  # created, and then killed before the first write
         at = self._start()
-        if at == 0:
+        if since:
+            at = since
+        elif at == 0:
             after = self._resync(1)
             yield self._damage(0, after, "the file header")
             at = after

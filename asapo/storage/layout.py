@@ -17,6 +17,8 @@ TIER_FILE: Final = ".asapo-tier"
 """Holds the tier's uuid; no stream can have this name because a leading dot is always encoded."""
 SEGMENT_SUFFIX: Final = ".seg"
 JOURNAL_SUFFIX: Final = ".idx"
+SNAPSHOT_FILE: Final = "index.snapshot"
+"""The index of a finished stream, in the stream's folder; a journal's name ends otherwise."""
 BEAMTIME_PREFIX: Final = "+"
 """Begins the name of a beamtime's own journal; no encoded name holds a plus sign, so no source can take it."""
 LONGEST_NAME: Final = 255

@@ -176,6 +176,7 @@ class StreamStore:
         """
         if slot is not None:
             fields = {**fields, "segment": Path(slot.segment.path).name}
+        fields = _dated(kind, fields)
         opened = self._open.get(ref) or self._start(ref, 0)
         self._latest = None
         opened.used_s = time.monotonic()
@@ -195,7 +196,7 @@ class StreamStore:
         """
         journal = self._beamtimes.get(beamtime) or self._start_beamtime(beamtime)
         try:
-            journal.append(kind, fields)
+            journal.append(kind, _dated(kind, fields))
         except StorageError:
             del self._beamtimes[beamtime]
             self._quietly(journal.close)
@@ -342,3 +343,8 @@ class StreamStore:
             action()
         except AsapoError as exc:
             logger.warning("closing a segment: %s", exc)
+
+
+def _dated(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the fields; those of the stream's or beamtime's own state with the time, which orders several receivers."""
+    return {**fields, "t": time.time_ns()} if kind in (Kind.FINISH, Kind.META) else fields

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter
@@ -11,19 +10,17 @@ from typing import Any, Final
 from asapo.delivery.group import NeedBacklog, NeedUnseen
 from asapo.delivery.leases import GroupState
 from asapo.delivery.rows import Entry, RowTuple, entry_rows
-from asapo.errors import AsapoError, WrongInput
+from asapo.errors import AsapoError
 from asapo.index.interface import StreamHead
 from asapo.models import Row, StreamRef
-from asapo.query import Query, Record, compile_filter
+from asapo.query import Query
+from asapo.query.rows import group_filter
 from asapo.wire.events import GetNext
 
 MAX_VERDICTS: Final = 200_000
 """Verdicts kept for rows nobody has looked at yet; beyond it they are forgotten and worked out again when needed."""
 
 _seq: Final = itemgetter(Row._fields.index("seq"))
-_record_columns: Final = itemgetter(
-    *(Row._fields.index(name) for name in ("id", "meta", "t_acq_ns", "t_ingest_ns", "size", "substream"))
-)
 
 
 class Filter:
@@ -36,9 +33,7 @@ class Filter:
     """
 
     def __init__(self, query: Query) -> None:
-        if query.order or query.limit is not None or query.where is None:
-            raise WrongInput(f"group filter {str(query)!r}: expected a condition only, without ORDER BY and LIMIT")
-        self._test = compile_filter(query.where)
+        self._judge = group_filter(query)
         self._verdicts: dict[int, bool] = {}
 
     def prepare(self, rows: Sequence[RowTuple]) -> None:
@@ -53,10 +48,6 @@ class Filter:
         """Tell whether the row passes. Poll thread; a row nobody prepared is judged here."""
         found = self._verdicts.pop(_seq(row), None)
         return self._judge(row) if found is None else found
-
-    def _judge(self, row: RowTuple) -> bool:
-        message_id, meta, acquired_ns, stored_ns, size, substream = _record_columns(row)
-        return self._test(Record(message_id, json.loads(meta), acquired_ns, stored_ns, size, substream))
 
 
 @dataclass(slots=True, eq=False)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Final
 
 from asapo.delivery.group import NeedBacklog
-from asapo.delivery.rows import RowTuple, row_dataset_size, row_id, row_seq
+from asapo.delivery.rows import row_id, row_seq
 from asapo.errors import AsapoError
+from asapo.index.answers import rows_by_id, rows_by_seq, whole
 from asapo.index.interface import MetadataIndex, StreamHead
 from asapo.models import MAX_ID
 from asapo.query import parse
@@ -228,11 +229,11 @@ class Loader:
         index = self._indexes.opened(feed.ref.beamtime)
         assert feed.no is not None
         if isinstance(need, NeedBacklog) and need.ordered:
-            rows, covered = _by_id(index, feed.no, need.from_key, need.below, need.limit)
+            rows, covered = rows_by_id(index, feed.no, need.from_key, need.below, need.limit)
         elif isinstance(need, NeedBacklog):
-            rows, covered = _by_seq(index, feed.no, need.from_key - 1, need.below, need.limit)
+            rows, covered = rows_by_seq(index, feed.no, need.from_key - 1, need.below, need.limit)
         else:
-            rows, covered = _by_seq(index, feed.no, need.after_seq, need.upto_seq + 1, need.limit)
+            rows, covered = rows_by_seq(index, feed.no, need.after_seq, need.upto_seq + 1, need.limit)
             rows, covered = [row for row in rows if row_id(row) < need.below_id], covered - 1
         self._indexes.tables(feed.ref.beamtime).learn(index, rows)
         if job.matches is not None:
@@ -242,7 +243,7 @@ class Loader:
     def _load_parts(self, job: LoadParts) -> None:
         index = self._indexes.opened(job.feed.ref.beamtime)
         assert job.feed.no is not None
-        rows = _whole(index, job.feed.no, job.ids)
+        rows = whole(index, job.feed.no, job.ids)
         self._indexes.tables(job.feed.ref.beamtime).learn(index, rows)
         for one in job.feed.filters:
             one.prepare(rows)
@@ -264,33 +265,3 @@ def _defect(error: Exception) -> AsapoError:
     """Log an error that should not be, and say so to whoever waits."""
     log.error("loader failed", exc_info=error)
     return AsapoError(f"the broker failed on this request ({type(error).__name__}); its log says more")
-
-
-def _by_id(index: MetadataIndex, no: int, id_from: int, id_below: int, limit: int) -> tuple[list[RowTuple], int]:
-    """Return rows by id and the id below which all of them are there; datasets whole."""
-    while True:
-        rows: list[RowTuple] = list(index.rows_from_id(no, id_from, id_below, limit))
-        if len(rows) < limit:
-            return rows, id_below
-        last = row_id(rows[-1])
-        if not row_dataset_size(rows[-1]):
-            return rows, last + 1
-        if row_id(rows[0]) != last:
-            # The limit may have cut the last dataset: it is loaded next time.
-            return [row for row in rows if row_id(row) != last], last
-        limit *= 2
-
-
-def _by_seq(index: MetadataIndex, no: int, after: int, below: int, limit: int) -> tuple[list[RowTuple], int]:
-    """Return rows by arrival and the arrival number below which all of them are there; datasets whole."""
-    rows: list[RowTuple] = list(index.rows_after_seq(no, after, min(limit, max(0, below - after - 1))))
-    covered = row_seq(rows[-1]) + 1 if len(rows) == limit else below
-    parts = {row_id(row) for row in rows if row_dataset_size(row)}
-    if parts:
-        rows = [row for row in rows if not row_dataset_size(row)] + _whole(index, no, parts)
-    return rows, covered
-
-
-def _whole(index: MetadataIndex, no: int, ids: Iterable[int]) -> list[RowTuple]:
-    """Return all rows of these ids."""
-    return [row for one in ids for row in index.rows_from_id(no, one, one + 1, MAX_ID)]

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asapo.delivery.rows import RowTuple, row_dataset_size
-from asapo.errors import AsapoError, Gap, NothingYet, PartialDataset, QueueFull, StreamFinished, WrongInput, to_wire
-from asapo.index import MetadataIndex, StreamHead
-from asapo.models import MAX_ID, StreamInfo, StreamRef, check_id
+from asapo.errors import AsapoError, QueueFull, WrongInput, to_wire
+from asapo.index import MetadataIndex
+from asapo.index.answers import absent, finished, info_map, nothing_yet, parts_of
+from asapo.models import MAX_ID, StreamRef, check_id
 from asapo.query import parse
 from asapo.wire.codec import encode
 from asapo.wire.events import Describe, Done, Event, Failed, GetById, GetLast, ListReceivers, ListStreams, Query, Rows
@@ -150,8 +151,8 @@ class RequestPool:
         row = index.last_row(no)
         if row is None:
             head = index.heads([no])[no]
-            raise _finished(head) if head.finished else _nothing_yet(head)
-        rows = _parts(index, no, row)
+            raise finished(head) if head.finished else nothing_yet(head)
+        rows = parts_of(index, no, row)
         return self._rows(index, beamtime, request.request, rows)
 
     def _by_id(self, index: MetadataIndex, no: int, beamtime: str, request: GetById) -> Event:
@@ -169,7 +170,7 @@ class RequestPool:
                     raise WrongInput(f"the metadata exceed {REPLY_BYTES} bytes; ask for fewer at once")
                 rows += found
             else:
-                last = _absent(index.heads([no])[no], message_id, found)
+                last = absent(index.heads([no])[no], message_id, found)
                 missing[message_id] = to_wire(last)
         if last is not None and not rows:
             raise last
@@ -190,47 +191,3 @@ class RequestPool:
         tables = self._indexes.tables(beamtime)
         tables.learn(index, rows)
         return tables.answer(request, rows, self._registry, **extra)
-
-
-def info_map(info: StreamInfo) -> dict[str, Any]:
-    """Return what is known of a stream as a map for an answer."""
-    return {
-        "source": info.ref.source,
-        "stream": info.ref.stream,
-        "n_messages": info.n_messages,
-        "n_bytes": info.n_bytes,
-        "id_max": info.id_max,
-        "head_seq": info.head_seq,
-        "closed_below": min(info.closed_below, MAX_ID),
-        "finished": info.finished,
-        "last_id": info.last_id,
-        "next_stream": info.next_stream,
-        "meta": info.meta,
-    }
-
-
-def _parts(index: MetadataIndex, no: int, row: RowTuple) -> list[RowTuple]:
-    """Return the message, or all parts of the dataset, that a row belongs to."""
-    return list(index.rows_from_id(no, row[0], row[0] + 1, MAX_ID)) if row_dataset_size(row) else [row]
-
-
-def _absent(head: StreamHead, message_id: int, parts: list[Any]) -> AsapoError:
-    """Say why an id is not there (R29)."""
-    if parts:
-        have, size = len(parts), row_dataset_size(parts[0])
-        return PartialDataset(f"dataset {message_id} has {have} of {size} parts", have=have, dataset_size=size)
-    if head.finished and message_id > head.last_id:
-        return _finished(head)
-    if message_id < head.watermark:
-        return Gap(f"id {message_id} does not exist and will not come", message_id=message_id, id_max=head.id_max)
-    return _nothing_yet(head)
-
-
-def _finished(head: StreamHead) -> StreamFinished:
-    return StreamFinished(
-        f"the stream is finished at id {head.last_id}", id_max=head.id_max, next_stream=head.next_stream
-    )
-
-
-def _nothing_yet(head: StreamHead) -> NothingYet:
-    return NothingYet(f"nothing to read yet; highest id is {head.id_max}", id_max=head.id_max)

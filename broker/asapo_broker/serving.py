@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from asapo.delivery.answers import unknown_stream
 from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
-from asapo.errors import AsapoError, GroupMismatch, NothingYet, QueueFull, StreamFinished, to_wire
+from asapo.delivery.stream import other_bound
+from asapo.errors import AsapoError, NothingYet, QueueFull, StreamFinished, to_wire
 from asapo.wire.codec import encode
 from asapo.wire.events import Done, Failed, GetNext, Nack
 from asapo.wire.limits import MAX_HEADER_BYTES, MAX_ROWS
@@ -208,11 +209,5 @@ def _take_bound(group: Group, event: GetNext) -> None:
     """Take the `max_attempts` of a group's first read; raise GroupMismatch when a later one has another."""
     bound = group.cursor.max_attempts
     if bound != NO_BOUND_YET:
-        raise GroupMismatch(
-            f"group {event.group!r} has max_attempts {bound}, not {event.max_attempts}; "
-            "give all its reads the same, or use another group name",
-            group=event.group,
-            expected={"max_attempts": bound},
-            found={"max_attempts": event.max_attempts},
-        )
+        raise other_bound(event.group, bound, event.max_attempts)
     group.cursor.max_attempts = event.max_attempts

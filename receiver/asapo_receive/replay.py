@@ -9,6 +9,7 @@ from typing import Final
 
 from asapo.errors import AsapoError
 from asapo.index.interface import MetadataIndex, UnitRecord
+from asapo.index.records import record_from_put
 from asapo.models import StreamRef
 from asapo.storage.journal import Damage, JournalRecord, Kind, read_journal
 from asapo.storage.layout import JOURNAL_SUFFIX
@@ -16,7 +17,7 @@ from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.wire.codec import decode_put
 from asapo.wire.put import Put
 from asapo_receive.indexer import MEMORY_PREFIX
-from asapo_receive.units import Note, notes_of, record_from_put
+from asapo_receive.units import Note, notes_of
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ from typing import Any, Final, NoReturn
 import xxhash
 
 from asapo.errors import AsapoError, PayloadChanged, WrongInput
-from asapo.index.interface import SessionMark, UnitOutcome, UnitRecord
+from asapo.index.interface import UnitOutcome, UnitRecord
+from asapo.index.records import record_from_put
 from asapo.models import StreamRef
 from asapo.storage.journal import Kind
 from asapo.storage.store import Slot
@@ -201,30 +202,4 @@ def record_of(unit: Unit, segment: int, receiver_id: str) -> UnitRecord:
         unit.ref, unit.put, segment=segment, base=unit.slot.offset if unit.slot else unit.memory_offset,
         skip=unit.bad(),
         received_ns=unit.received_ns, session=unit.session, receiver_id=receiver_id,
-    )  # fmt: skip
-
-
-def record_from_put(
-    ref: StreamRef, put: Put, *, base: int, segment: int, skip: list[int], received_ns: int,
-    session: bytes = b"", receiver_id: str = "",
-) -> UnitRecord:  # fmt: skip
-    """Return the index's record of a Put, from the wire or from a journal."""
-    columns: list[Any] = [
-        put.ids,
-        [base + start for start in unit_offsets(put.sizes)[:-1]],
-        put.sizes,
-        unpack_column(put.checksums, signed=True),
-        put.metas,
-        unpack_column(put.acquired_ns, signed=True),
-        put.origins or None,
-    ]
-    if skip:
-        gone = set(skip)
-        columns = [c and [value for index, value in enumerate(c) if index not in gone] for c in columns]
-    ids, offsets, sizes, checksums, metas, acquired, origins = columns
-    return UnitRecord(
-        ref=ref, ids=ids, substream=put.substream, dataset_size=put.dataset_size, segment=segment, offsets=offsets,
-        sizes=sizes, checksums=checksums, format=put.format, metas=metas, t_acq_ns=acquired, t_ingest_ns=received_ns,
-        origins=origins,
-        session=SessionMark(session, put.closed_below, receiver_id) if session else None,
     )  # fmt: skip

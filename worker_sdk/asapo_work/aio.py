@@ -97,7 +97,7 @@ class AsyncConsumer:
     ) -> Message | list[Message]:
         """Take what comes next for a group; see `Consumer.get_next`."""
         reading = reading_of(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
-        self._client.keep_alive.start(lease_s)
+        self._client.keep_leases(lease_s)
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
         messages = await self._run(plans.get_next(place, reading, 1 if n is None else n, wait_s, time.monotonic))
         return messages[0] if n is None else messages
@@ -271,13 +271,13 @@ class AsyncConsumer:
         await self.close()
 
     def __repr__(self) -> str:
-        return self._client.summary("AsyncConsumer")
+        return self._client.summary("AsyncConsumer", self._client.channel.address)
 
     # ----------------------------------------------------------------------------------------------------------------
 
     async def _iterate(self, reader: StreamReader, *, single: bool, lease_s: float) -> AsyncGenerator[Any, None]:
         """Carry a stream's plan out, giving its messages to the loop."""
-        self._client.keep_alive.start(lease_s)
+        self._client.keep_leases(lease_s)
         plan = reader.read()
         try:
             step: Any = _advance(plan.send, None)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from typing import Any, Final
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
 
 from asapo.errors import AsapoError
 from asapo.hostinfo import boot_id, who_am_i
 from asapo.models import check_name
-from asapo.wire.events import SESSION_BYTES, GetById, Hello, Rows
+from asapo.wire.events import SESSION_BYTES, Event, GetById, Hello, Rows
 from asapo_work.keepalive import KeepAlive
 from asapo_work.link import Channel
+from asapo_work.message import Payloads
 from asapo_work.payload import Access, MessagePayloads
 from asapo_work.plans import Place, check_wait
-from asapo_work.session import ClientSession
+from asapo_work.session import Call, ClientSession
 
 MAX_PLACES: Final = 1024
 """Streams that were named lately; their names need no second check."""
@@ -26,31 +28,48 @@ STREAM_TIMEOUT_S: Final = 600.0
 """Default wait of `stream()` for the next message (every wait is finite, R29)."""
 
 
-class Client:
-    """Settings and connections of one consumer; the sockets are opened by the first call."""
+class Conversation(Protocol):
+    """Requests and their answers, whoever gives them: what `Channel` promises of these methods."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        beamtime: str,
-        source: str,
-        timeout_s: float,
-        verify: bool,
-        token: str,
-        name: str,
-        access: Access,
-    ) -> None:
+    @property
+    def closed(self) -> bool:
+        """True when no call is possible any more."""
+
+    def begin(self, kind: type[Any], fields: dict[str, Any]) -> Call:
+        """Send a request and return at once."""
+
+    def post(self, kind: type[Any], fields: dict[str, Any]) -> None:
+        """Send a request whose answer nobody waits for."""
+
+    def check(self, call: Call) -> bool:
+        """Return whether `call` has its answer, without waiting."""
+
+    def call(self, kind: type[Any], fields: dict[str, Any], timeout_s: float) -> Event:
+        """Send a request and wait for its answer."""
+
+    def result(self, call: Call, timeout_s: float) -> Event:
+        """Wait for the answer of `call`."""
+
+    def glance(self, call: Call, timeout_s: float) -> bool:
+        """Wait for an answer that may well come later; True when it is there."""
+
+    def abandon(self, call: Call) -> None:
+        """Wait for this call no longer."""
+
+
+class BaseClient:
+    """What the calls of a consumer need, wherever its messages come from."""
+
+    channel: Conversation
+    payloads: Payloads
+
+    def __init__(self, *, beamtime: str, source: str, timeout_s: float) -> None:
         self.beamtime = check_name("beamtime", beamtime)
         self.source = source and check_name("source", source)
         self.timeout_s = check_wait(timeout_s)
-        session = os.urandom(SESSION_BYTES)
-        hello = Hello("consumer", session, beamtime, source, name or who_am_i(), boot_id(), token)
-        self.channel = Channel(url, ClientSession(hello))
-        self.payloads = MessagePayloads(
-            hello, access=access, verify=verify, timeout_s=self.timeout_s, locate=self._locate
-        )
-        self.keep_alive = KeepAlive(self.channel)
+        self.clock: Callable[[], float] = time.monotonic
+        """What deadlines are told by, seconds."""
+        self.pause: Callable[[float], None] = time.sleep
         self._places: dict[tuple[str, str | None], Place] = {}
 
     def place(self, stream: str, source: str | None = None) -> Place:
@@ -64,6 +83,51 @@ class Client:
             self._places[key] = place
         return place
 
+    def wait_s(self, timeout_s: float | None) -> float:
+        """Return the timeout of a call."""
+        return self.timeout_s if timeout_s is None else check_wait(timeout_s)
+
+    def summary(self, kind: str, where: str) -> str:
+        """Return a repr for the terminal."""
+        source = f"/{self.source}" if self.source else ""
+        return f"<{kind} of {self.beamtime}{source}: {'closed' if self.channel.closed else where}>"
+
+    def keep_leases(self, lease_s: float) -> None:
+        """See to it that leases of this length do not run out while this process lives."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """End everything; payloads that were read stay readable."""
+        raise NotImplementedError
+
+
+class Client(BaseClient):
+    """Settings and connections of one consumer; the sockets are opened by the first call."""
+
+    channel: Channel
+    payloads: MessagePayloads
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        beamtime: str,
+        source: str,
+        timeout_s: float,
+        verify: bool,
+        token: str,
+        name: str,
+        access: Access,
+    ) -> None:
+        super().__init__(beamtime=beamtime, source=source, timeout_s=timeout_s)
+        session = os.urandom(SESSION_BYTES)
+        hello = Hello("consumer", session, beamtime, source, name or who_am_i(), boot_id(), token)
+        self.channel = Channel(url, ClientSession(hello))
+        self.payloads = MessagePayloads(
+            hello, access=access, verify=verify, timeout_s=self.timeout_s, locate=self._locate
+        )
+        self.keep_alive = KeepAlive(self.channel)
+
     def _locate(self, source: str, stream: str, row: Sequence[Any]) -> Any:
         """Ask where the bytes of a row lie now; see `payload.Locate`."""
         fields = {"source": source, "stream": stream, "ids": [row[0]]}
@@ -73,18 +137,12 @@ class Client:
             return None
         return answer.segments.get(row[4]) if isinstance(answer, Rows) else None
 
-    def wait_s(self, timeout_s: float | None) -> float:
-        """Return the timeout of a call."""
-        return self.timeout_s if timeout_s is None else check_wait(timeout_s)
+    def keep_leases(self, lease_s: float) -> None:
+        """Beat often enough for leases of this length."""
+        self.keep_alive.start(lease_s)
 
     def close(self) -> None:
         """End everything; payloads that were read stay readable."""
         self.keep_alive.stop()
         self.channel.close()
         self.payloads.close()
-
-    def summary(self, kind: str) -> str:
-        """Return a repr for the terminal."""
-        state = "closed" if self.channel.closed else self.channel.address
-        source = f"/{self.source}" if self.source else ""
-        return f"<{kind} of {self.beamtime}{source}: {state}>"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Generator
 from types import TracebackType
@@ -10,7 +9,7 @@ from typing import Any, Self, overload
 
 from asapo.wire.limits import LEASE_S
 from asapo_work import plans
-from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, Client
+from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, BaseClient, Client
 from asapo_work.lookups import Lookups
 from asapo_work.message import Message
 from asapo_work.payload import Access
@@ -78,7 +77,12 @@ class Consumer(Lookups):
             name=name,
             access=access,
         )
+        self._begin(client, client.channel.address)
+
+    def _begin(self, client: BaseClient, address: str) -> None:
+        """Work with this client; a consumer that gets its messages otherwise begins here."""
         super().__init__(client)
+        self._address = address
         self._readers: weakref.WeakSet[StreamReader] = weakref.WeakSet()
         self._ended = weakref.finalize(self, client.close)
 
@@ -138,9 +142,9 @@ class Consumer(Lookups):
             If the broker did not answer in time.
         """
         reading = reading_of(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
-        self._client.keep_alive.start(lease_s)
+        self._client.keep_leases(lease_s)
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
-        messages = self._run(plans.get_next(place, reading, 1 if n is None else n, wait_s, time.monotonic))
+        messages = self._run(plans.get_next(place, reading, 1 if n is None else n, wait_s, self._client.clock))
         return messages[0] if n is None else messages
 
     @overload
@@ -210,7 +214,7 @@ class Consumer(Lookups):
         )
         reading = Reading(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
         place = self._client.place(stream, source)
-        reader = StreamReader(self._client.channel, place, reading, settings, time.monotonic)
+        reader = StreamReader(self._client.channel, place, reading, settings, self._client.clock)
         self._readers.add(reader)
         return self._iterate(reader, single=batch is None, lease_s=lease_s)
 
@@ -284,13 +288,13 @@ class Consumer(Lookups):
         self.close()
 
     def __repr__(self) -> str:
-        return self._client.summary("Consumer")
+        return self._client.summary(type(self).__name__, self._address)
 
     # ----------------------------------------------------------------------------------------------------------------
 
     def _iterate(self, reader: StreamReader, *, single: bool, lease_s: float) -> Generator[Any, None, None]:
         """Carry a stream's plan out, giving its messages to the loop."""
-        self._client.keep_alive.start(lease_s)
+        self._client.keep_leases(lease_s)
         plan = reader.read()
         try:
             step = next(plan)

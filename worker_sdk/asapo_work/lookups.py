@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Generator, Sequence
 from typing import Any, TypeVar, overload
 
 from asapo_work import plans
-from asapo_work.client import Client
+from asapo_work.client import BaseClient
 from asapo_work.message import Message
 from asapo_work.plans import Ask, Pause, Plan
 from asapo_work.stream import Await, Glance
@@ -18,7 +17,7 @@ T = TypeVar("T")
 class Lookups:
     """The part of a consumer that reads messages by id or query and tells about streams."""
 
-    def __init__(self, client: Client) -> None:
+    def __init__(self, client: BaseClient) -> None:
         self._client = client
 
     def get_last(
@@ -144,7 +143,7 @@ class Lookups:
             return self._client.channel.result(step.call, step.timeout_s)
         if isinstance(step, Glance):
             return self._client.channel.glance(step.call, step.timeout_s)
-        return time.sleep(step.seconds)
+        return self._client.pause(step.seconds)
 
     def _step(self, plan: Generator[Any, Any, Any], step: Ask | Await | Glance | Pause) -> Any:
         """Do what the plan asks for and return what it asks for next."""

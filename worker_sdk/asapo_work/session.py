@@ -165,11 +165,18 @@ class ClientSession:
 
     def _give_back(self, call: Call) -> None:
         """Return messages that nobody will look at; their attempt does not count."""
-        asked, rows = call.request, call.answer
-        if isinstance(asked, GetNext) and isinstance(rows, Rows) and rows.rows:
-            ids = list(dict.fromkeys(row[0] for row in rows.rows))
-            fields = {"source": asked.source, "stream": asked.stream, "group": asked.group, "ids": ids}
-            self.begin(Nack, {**fields, "unstarted": True}, log_failure)
+        fields = unlooked(call)
+        if fields is not None:
+            self.begin(Nack, fields, log_failure)
+
+
+def unlooked(call: Call) -> dict[str, Any] | None:
+    """Return the fields of the Nack that hands the messages of an abandoned call back; None when it brought none."""
+    asked, rows = call.request, call.answer
+    if not isinstance(asked, GetNext) or not isinstance(rows, Rows) or not rows.rows:
+        return None
+    ids = list(dict.fromkeys(row[0] for row in rows.rows))
+    return {"source": asked.source, "stream": asked.stream, "group": asked.group, "ids": ids, "unstarted": True}
 
 
 def log_failure(call: Call) -> None:

@@ -14,7 +14,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from asapo.errors import LeaseLost, NothingYet, StreamFinished, UnknownStream, WrongInput
 from asapo.wire.events import Acknowledge, GetNext, Nack
-from asapo_work.link import Channel
+from asapo_work.client import Conversation
 from asapo_work.message import Message, ranges_of, settle
 from asapo_work.pace import Pace
 from asapo_work.plans import PAUSE_S, WAIT_SLICE_S, Clock, Pause, Place, Reading, lost_in, streams
@@ -95,7 +95,7 @@ class StreamReader:
     """One `stream()` loop: what it holds and what it owes to the broker."""
 
     def __init__(
-        self, channel: Channel, place: Place, reading: Reading, settings: StreamSettings, clock: Clock
+        self, channel: Conversation, place: Place, reading: Reading, settings: StreamSettings, clock: Clock
     ) -> None:
         self._channel = channel
         self._place = place

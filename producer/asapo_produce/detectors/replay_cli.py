@@ -82,7 +82,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _replay(args: argparse.Namespace, recordings: Sequence[Recording], settings: ReplaySettings) -> int:
-    from asapo_produce.detectors.progress import Progress
+    from asapo.progress import Progress
     from asapo_produce.producer import Producer
 
     total = sum(recording.n_frames() for recording in recordings) * args.loop

@@ -150,7 +150,7 @@ def _simulation(args: argparse.Namespace, detector: Preset) -> Any:
 
 def _send(args: argparse.Namespace, detector: Preset, simulation: Any, pool: Any, summary: dict[str, Any]) -> int:
     """Send everything; add what happened to the summary and return the exit status."""
-    from asapo_produce.detectors.progress import Progress
+    from asapo.progress import Progress
     from asapo_produce.detectors.simulate import Simulator
     from asapo_produce.producer import Producer
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from asapo.errors import DeadlineExceeded, DuplicateId, StorageError
+from asapo.progress import Progress
 from asapo_produce.detectors.ledger import KEPT_LATENCIES, Ledger
-from asapo_produce.detectors.progress import Progress
 from tests.unit.detectors.fakes import FakeClock, FakeHandle
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 
 from asapo.errors import Gap, UnknownStream, WrongInput
 from asapo.models import check_id
-from asapo_produce.detectors.progress import Progress
+from asapo.progress import Progress
 from asapo_work.cli.files import FORMATS, STDOUT, Folder, write_stdout
 from asapo_work.cli.place import Place, Site, add_common_arguments, stream_place, take_url, unknown
 from asapo_work.cli.scan import scan

@@ -1,0 +1,272 @@
+"""A beamtime's folder, or those of several tiers: which streams lie there, and the rows of each."""
+
+from __future__ import annotations
+
+import json
+import logging
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Final
+
+from asapo.delivery.rows import RowTuple
+from asapo.delivery.stream import StreamDelivery
+from asapo.errors import AsapoError, WrongInput
+from asapo.index.interface import StreamHead, check_object_text
+from asapo.index.rebuild import Rebuilt, rebuild_stream, stream_ref
+from asapo.index.snapshot import Columns, Snapshot, why_stale
+from asapo.index.snapshot_write import NotReady, write_snapshot
+from asapo.index.sqlite import SqliteIndex
+from asapo.models import MAX_ID, StreamInfo, StreamRef
+from asapo.storage.journal import Damage, Kind
+from asapo.storage.layout import SNAPSHOT_FILE
+from asapo.storage.recorded import (
+    RecordedBeamtime,
+    RecordedStream,
+    beamtime_in,
+    beamtime_of_folder,
+    began_ns,
+    entries,
+    find_recorded,
+)
+
+logger = logging.getLogger(__name__)
+
+SNAPSHOT: Final = "snapshot"
+
+
+@dataclass(slots=True)
+class OpenReport:
+    """How a folder was read; what concerns a stream is known once that stream was used."""
+
+    streams: dict[str, str] = field(default_factory=dict)
+    """Source/stream to "snapshot", or to why its journals are read instead."""
+    damages: list[Damage] = field(default_factory=list)
+    """Parts of journals that could not be read; a torn end is what a killed receiver leaves behind."""
+    lost: dict[str, int] = field(default_factory=dict)
+    """Source/stream to the number of its messages that were in a receiver's memory only (level `memory`)."""
+
+
+class OfflineStream:
+    """One stream: its facts, its rows, and the groups that read it. Used under the lock of its channel."""
+
+    def __init__(self, ref: StreamRef, recorded: RecordedStream, snapshot: Snapshot, columns: Columns) -> None:
+        self.ref = ref
+        self.number = 0
+        """Grows in the order in which the streams were made."""
+        self._recorded = recorded
+        self._snapshot = snapshot
+        self._columns = columns
+
+    @property
+    def info(self) -> StreamInfo:
+        """What is known of the stream; nothing will ever be added."""
+        return self._snapshot.info
+
+    @cached_property
+    def head(self) -> StreamHead:
+        """The end of the stream: nobody sends any more, so every id is settled."""
+        info = self.info
+        return StreamHead(info.head_seq, info.id_max, info.finished, info.last_id, info.next_stream, info.closed_below)
+
+    @cached_property
+    def delivery(self) -> StreamDelivery:
+        """Groups; the window begins behind the last message, so everything is backlog, loaded as it is asked for."""
+        found = StreamDelivery(low=self.info.id_max + 1, head_seq=self.info.head_seq)
+        found.window.id_max = self.info.id_max
+        found.window.set_watermark(self.head.watermark)
+        if self.info.finished:
+            found.window.finish(self.info.last_id, self.info.next_stream)
+        return found
+
+    @cached_property
+    def tables(self) -> tuple[dict[int, list[Any]], dict[int, list[Any]], dict[int, list[str]]]:
+        """Segments, formats and origins by number, as `asapo.wire.events.Rows` has them."""
+        segments = {
+            number: [str(self._path(mark.name)), mark.receiver_id, "", mark.tier_uuid, ""]
+            for number, mark in self._snapshot.segments.items()
+        }
+        return segments, self._snapshot.formats, self._snapshot.origins
+
+    def _path(self, name: str) -> Path:
+        """Return where a segment lies: on the first tier that has it."""
+        places = [folder / name for folder in self._recorded.folders]
+        return next((path for path in places if path.is_file()), places[0])
+
+    # `asapo.index.answers.StreamRows`; the number of the stream says nothing here
+
+    def rows_after_seq(self, _no: int, seq: int, limit: int) -> list[RowTuple]:
+        """Return rows that arrived after `seq`, in order of arrival."""
+        return self._columns.after_seq(seq, limit)
+
+    def rows_from_id(self, _no: int, id_from: int, id_below: int, limit: int) -> list[RowTuple]:
+        """Return rows with `id_from <= id < id_below`, ordered by id and substream."""
+        return self._columns.from_id(min(id_from, MAX_ID), min(id_below - 1, MAX_ID), limit)
+
+    def all_rows(self, chunk: int) -> Iterator[list[RowTuple]]:
+        """Yield all rows ordered by id and substream, some at a time."""
+        for first in range(0, len(self._columns), chunk):
+            yield self._columns.by_id(first, first + chunk)
+
+    def last_id(self) -> int:
+        """Return the highest id of a message or complete dataset; 0 when there is none."""
+        return self._columns.last_complete()
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._snapshot.close()
+
+
+class Folder:
+    """All streams of one beamtime, each opened when it is first asked for.
+
+    Raises
+    ------
+    WrongInput
+        If the folders hold no beamtime, or not the one that is asked for.
+    """
+
+    def __init__(self, folders: Sequence[Path], beamtime: str) -> None:
+        found = find_recorded(folders)
+        self.report = OpenReport()
+        self.beamtime = _checked(found, beamtime)
+        for folder in folders if len(folders) > 1 else ():
+            _checked(find_recorded([folder]), self.beamtime)
+        self._own = found.own
+        self._recorded: dict[tuple[str, str], tuple[StreamRef, RecordedStream, Snapshot | None]] = {}
+        self._opened: dict[tuple[str, str], OfflineStream | None] = {}
+        began: dict[tuple[str, str], int] = {}
+        for stream in found.streams:
+            snapshot = self._snapshot(stream)
+            ref = snapshot.ref if snapshot is not None else stream_ref(self.beamtime, stream)
+            self._recorded[ref.source, ref.stream] = ref, stream, snapshot
+            began[ref.source, ref.stream] = began_ns(stream.journals.values())
+        order = sorted(began, key=lambda names: (began[names], names))
+        self._numbers = {names: number for number, names in enumerate(order, 1)}
+
+    def _snapshot(self, stream: RecordedStream) -> Snapshot | None:
+        """Return the stream's snapshot when it is there, whole and up to date."""
+        what, why = f"{stream.source}/{stream.stream}", "it has no snapshot"
+        for folder in stream.folders:
+            if not (folder / SNAPSHOT_FILE).is_file():
+                continue
+            try:
+                found = Snapshot(folder / SNAPSHOT_FILE)
+                why = why_stale(found, stream.journals)
+            except AsapoError as exc:
+                why = exc.message
+                continue
+            if found.ref.beamtime != self.beamtime:
+                why = f"its snapshot is of beamtime {found.ref.beamtime!r}"
+            if not why:
+                self.report.streams[what] = SNAPSHOT
+                return found
+            found.close()
+        self._to_journals(what, why)
+        return None
+
+    def _to_journals(self, what: str, why: str) -> None:
+        self.report.streams[what] = f"journals: {why}"
+        logger.info("%s is read from its journals: %s", what, why)
+
+    def stream(self, source: str, stream: str) -> OfflineStream | None:
+        """Return a stream, None when there is none."""
+        names = (source, stream)
+        if names not in self._opened:
+            place = self._recorded.get(names)
+            opened = None if place is None else self._open(*place)
+            if opened is not None:
+                opened.number = self._numbers[names]
+            self._opened[names] = opened
+        return self._opened[names]
+
+    def streams(self, source: str = "") -> list[OfflineStream]:
+        """Return all streams, of one source or of all, ordered by source and name."""
+        names = sorted(names for names in self._recorded if source in ("", names[0]))
+        return [found for found in (self.stream(*each) for each in names) if found is not None]
+
+    def _open(self, ref: StreamRef, stream: RecordedStream, snapshot: Snapshot | None) -> OfflineStream | None:
+        what = f"{stream.source}/{stream.stream}"
+        if snapshot is not None:
+            try:
+                columns = snapshot.load()
+            except AsapoError as exc:
+                logger.warning("%s", exc.message)
+                self._to_journals(what, exc.message)
+            else:
+                if snapshot.lost:
+                    self.report.lost[what] = snapshot.lost
+                return OfflineStream(ref, stream, snapshot, columns)
+        return self._from_journals(ref, stream)
+
+    def _from_journals(self, ref: StreamRef, stream: RecordedStream) -> OfflineStream | None:
+        """Index the stream anew, in a folder of its own for temporary files; None when its journals hold nothing."""
+        rebuilt = Rebuilt(beamtime=ref.beamtime)
+        with tempfile.TemporaryDirectory(prefix="asapo-open-", ignore_cleanup_errors=True) as name:
+            index = SqliteIndex(Path(name, "index.sqlite"), ref.beamtime)
+            try:
+                rebuild_stream(index, stream, ref, rebuilt)
+                path = write_snapshot(Path(name), index.path, ref, list(stream.journals.values()), rebuilt=True)
+            except NotReady:
+                return None
+            finally:
+                index.close()
+                self._note(rebuilt.damages)
+            snapshot = Snapshot(path)
+        return OfflineStream(ref, stream, snapshot, snapshot.load())
+
+    def _note(self, damages: Sequence[Damage]) -> None:
+        for damage in damages:
+            self.report.damages.append(damage)
+            level = logging.INFO if damage.torn else logging.WARNING
+            logger.log(level, "%s: %s at byte %d (%d bytes)", damage.path, damage.reason, damage.offset, damage.size)
+
+    @cached_property
+    def beamtime_meta(self) -> dict[str, Any]:
+        """The metadata of the beamtime; {} when none was set."""
+        text = "{}"
+        damages: list[Damage] = []
+        for entry in entries(self._own.values(), damages.append):
+            if entry.record.kind == Kind.META:
+                text = check_object_text(str(entry.record.fields.get("meta", "{}")))
+        self._note(damages)
+        found: dict[str, Any] = json.loads(text)
+        return found
+
+    def close(self) -> None:
+        """Let go of all files."""
+        for _, _, snapshot in self._recorded.values():
+            if snapshot is not None:
+                snapshot.close()
+        for stream in self._opened.values():
+            if stream is not None:
+                stream.close()
+
+
+def _checked(found: RecordedBeamtime, wanted: str) -> str:
+    """Return the beamtime's name."""
+    where = ", ".join(map(str, found.folders))
+    if not found.streams and not found.own:
+        raise WrongInput(
+            f"{where}: no recorded stream found; expected the folder of a beamtime, with SOURCE/STREAM/*.idx in it",
+            path=where,
+        )
+    name = beamtime_in(found) or _named_by_snapshot(found) or beamtime_of_folder(found)
+    if wanted and name and name != wanted:
+        raise WrongInput(f"{where} holds beamtime {name!r}, not {wanted!r}", path=where)
+    if not (name or wanted):
+        raise WrongInput(f"{where}: nothing tells the beamtime's name; give `beamtime=`", path=where)
+    return name or wanted
+
+
+def _named_by_snapshot(found: RecordedBeamtime) -> str:
+    """Return the beamtime that a snapshot names: of a folder that was copied without its journals."""
+    for stream in found.streams:
+        for folder in stream.folders:
+            try:
+                return Snapshot(folder / SNAPSHOT_FILE).ref.beamtime
+            except AsapoError:
+                continue
+    return ""

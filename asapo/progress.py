@@ -21,15 +21,24 @@ class Progress:
         What is being done.
     total : int
         Frames to come; 0 when unknown.
+    unit : str
+        What is counted instead of frames.
     out : text stream
         Where to write; stderr when left out.
     """
 
     def __init__(
-        self, label: str, total: int = 0, *, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic
+        self,
+        label: str,
+        total: int = 0,
+        *,
+        unit: str = "frames",
+        out: TextIO | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._label = label
         self._total = total
+        self._unit = unit
         self._out = out or sys.stderr
         self._clock = clock
         self._began_s = clock()
@@ -61,12 +70,12 @@ class Progress:
             return
         self._next_s = now_s + self._every_s
         elapsed_s = max(1e-9, now_s - self._began_s)
-        rate = f"{frames / elapsed_s:.0f} frames/s, {nbytes / elapsed_s / 1e6:.0f} MB/s"
+        rate = f"{frames / elapsed_s:.0f} {self._unit}/s, {nbytes / elapsed_s / 1e6:.0f} MB/s"
         if self._bar is not None:
             self._bar.update(self._task, completed=frames, rate=rate)
             return
         of = f" of {self._total}" if self._total else ""
-        self._out.write(f"{self._label}: {frames}{of} frames, {rate}\n")
+        self._out.write(f"{self._label}: {frames}{of} {self._unit}, {rate}\n")
         self._out.flush()
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -24,7 +25,9 @@ from asapo.storage.files import FileOps, OpenFile, default_files
 from asapo.storage.journal import Kind, read_journal
 from asapo.storage.layout import JOURNAL_SUFFIX, SNAPSHOT_FILE
 
-CHUNK_ROWS: Final = 8192
+CHUNK_ROWS: Final = 4096
+DRAFT_S: Final = 3600.0
+"""A draft of this age belongs to nobody."""
 _EXPRESSIONS: Final = dict(zip(("id", "seq"), ("id", f"key & {SEQ_MASK}"), strict=True))
 _STORED: Final = "FROM message WHERE key BETWEEN ? AND ? AND segment > 0"
 
@@ -65,7 +68,7 @@ def write_snapshot(
     database : path
         The beamtime's `index.sqlite`.
     journals : sequence of paths
-        All journals of the stream.
+        All journals of the stream; those beside segments that the index knows are added.
     rebuilt : bool
         The index was made of these journals just now: take it as it is, finished or not.
 
@@ -79,10 +82,11 @@ def write_snapshot(
         If the file cannot be written.
     """
     files = files or default_files()
+    _remove_drafts(folder, files)
     draft = folder / f"{SNAPSHOT_FILE}.{uuid.uuid4().hex}"
-    # Before the index is looked at: what is appended from now on shows that the snapshot is older.
-    marks = {path: path.stat().st_size for path in journals}
     with translated(database), _reading(database) as connection:
+        marks = _marks({path.name: path for path in [*journals, *_beside_segments(connection, ref)]})
+        connection.execute("BEGIN")
         facts, no = _facts(connection, ref, marks, rebuilt=rebuilt)
         file = files.create(draft)
         try:
@@ -99,14 +103,36 @@ def write_snapshot(
 
 @contextmanager
 def _reading(database: Path) -> Iterator[sqlite3.Connection]:
-    """Lend a connection of our own that sees one state of the index."""
+    """Lend a connection of our own."""
     connection = sqlite3.connect(database, timeout=5, isolation_level=None)
     try:
         connection.execute("PRAGMA query_only = 1")
-        connection.execute("BEGIN")
         yield connection
     finally:
         connection.close()
+
+
+def _remove_drafts(folder: Path, files: FileOps) -> None:
+    """Remove what a killed process left behind."""
+    for path in folder.glob(f"{SNAPSHOT_FILE}.*"):
+        with suppress(OSError, StorageError):
+            if path.stat().st_mtime < time.time() - DRAFT_S:
+                files.unlink(path)
+
+
+def _beside_segments(connection: sqlite3.Connection, ref: StreamRef) -> list[Path]:
+    """Return the journals of all segments that the index knows, on whichever tier."""
+    select = "SELECT path FROM segment WHERE source = ? AND stream = ? AND path NOT LIKE 'memory:%'"
+    rows = connection.execute(select, (ref.source, ref.stream)).fetchall()
+    return [Path(path).with_suffix(JOURNAL_SUFFIX) for (path,) in rows]
+
+
+def _marks(journals: Mapping[str, Path]) -> dict[Path, int]:
+    """Return the sizes of journals before the index is looked at: what is appended later shows that it is younger."""
+    try:
+        return {path: path.stat().st_size for path in journals.values()}
+    except OSError as exc:
+        raise NotReady(f"a journal cannot be seen: {exc}") from exc
 
 
 def _facts(

@@ -67,13 +67,13 @@ def find_recorded(folders: Sequence[Path]) -> RecordedBeamtime:
     streams: dict[tuple[str, str], RecordedStream] = {}
     for folder in folders:
         _check_folder(folder)
-        _add_journals(own, folder)
+        _add_journals(own, journals_in(folder))
         for source in _folders_in(folder):
             for path in _folders_in(source):
                 names = (source.name, path.name)
                 found = streams.get(names) or RecordedStream(*names)
                 before = len(found.journals)
-                _add_journals(found.journals, path)
+                _add_journals(found.journals, journals_in(path))
                 if len(found.journals) > before or (path / SNAPSHOT_FILE).is_file() or names in streams:
                     streams[names] = found
                     found.folders.append(path)
@@ -95,13 +95,17 @@ def _folders_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
-def _add_journals(known: dict[str, Path], folder: Path) -> None:
-    for path in sorted(folder.glob(f"*{JOURNAL_SUFFIX}")):
-        if parse_segment_name(path.name) is None or not path.is_file():
-            continue
-        other = known.get(path.name)
+def journals_in(folder: Path) -> dict[str, Path]:
+    """Return the journals that lie in a folder, by file name."""
+    paths = sorted(folder.glob(f"*{JOURNAL_SUFFIX}"))
+    return {path.name: path for path in paths if parse_segment_name(path.name) is not None and path.is_file()}
+
+
+def _add_journals(known: dict[str, Path], more: Mapping[str, Path]) -> None:
+    for name, path in more.items():
+        other = known.get(name)
         if other is None or path.stat().st_size > other.stat().st_size:
-            known[path.name] = path
+            known[name] = path
 
 
 def head_of(path: Path) -> Mapping[str, object] | None:

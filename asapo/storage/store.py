@@ -346,5 +346,5 @@ class StreamStore:
 
 
 def _dated(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return the fields; those of the stream's or beamtime's own state with the time, which orders several receivers."""
+    """Return the fields, those of a state that the next one replaces with the time: it orders several receivers."""
     return {**fields, "t": time.time_ns()} if kind in (Kind.FINISH, Kind.META) else fields

@@ -25,7 +25,8 @@ from asapo_receive.network import Network
 from asapo_receive.registrar import Registrar
 from asapo_receive.replay import replay_all
 from asapo_receive.settings import ReceiverSettings
-from asapo_receive.units import Note
+from asapo_receive.snapshots import Snapshots
+from asapo_receive.units import Note, Request, Unit
 from asapo_receive.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -60,6 +61,7 @@ class Receiver:
         recent = RecentUnits(settings.cache_bytes)
         memory = RecentUnits(settings.memory_bytes)
         self._registrar = Registrar(settings.broker, self._registration) if settings.broker else None
+        self._snapshots = Snapshots(self._directory, self._tier.root)
         self._indexer = self._make_indexer(recent, memory)
         store = StreamStore(
             self._tier,
@@ -91,7 +93,7 @@ class Receiver:
             settings.receiver_id,
             self._epoch.number,
             register=self._register_segment,
-            finished=lambda items: self._network.finished(items),
+            finished=self._finished,
             note=lambda note: self._writer.submit([note]),
             more_coming=lambda: self._writer.is_behind(),
             # A producer whose credit is used up must not wait for us while we wait for it.
@@ -101,6 +103,10 @@ class Receiver:
             memory=memory,
             counters=self.counters,
         )
+
+    def _finished(self, items: list[Unit] | list[Request]) -> None:
+        self._network.finished(items)
+        self._snapshots.note(items)
 
     def _replay(self) -> list[Note]:
         started_s = time.monotonic()
@@ -131,7 +137,7 @@ class Receiver:
 
     def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Run all threads until `stop`; then acknowledge what was taken in, close segments, and return."""
-        stages: list[Any] = [self._writer, self._indexer, self._data_server]
+        stages: list[Any] = [self._writer, self._indexer, self._data_server, self._snapshots]
         if self._registrar:
             stages.append(self._registrar)
         threads = [
@@ -155,6 +161,7 @@ class Receiver:
         self._indexer.abandon = True
         for thread in threads[:2]:
             thread.join(2.0)
+        self._snapshots.stop()
         self._network.stop()
         network.join(2.0)
         self._data_server.stop()

@@ -1,0 +1,455 @@
+"""`asapo.open` on folders: the calls of a consumer, groups in memory, and what is said of snapshots and damage."""
+
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import asapo
+from asapo import Consumer
+from asapo.errors import (
+    ChecksumMismatch,
+    DamagedFile,
+    Gap,
+    GroupMismatch,
+    LeaseLost,
+    LocalProtocolError,
+    NothingYet,
+    OfflineUnsupported,
+    PartialDataset,
+    StorageError,
+    StreamFinished,
+    UnknownStream,
+    WrongInput,
+)
+from asapo.index.snapshot_write import write_snapshot
+from asapo.models import Format, Origin, StreamRef
+from asapo.storage.recorded import journals_in
+from asapo_work import OfflineConsumer
+from tests.recording import BEAMTIME, Recording
+
+FRAME = Format("<u2", (2, 3))
+
+
+@pytest.fixture
+def recording(tmp_path: Path) -> Iterator[Recording]:
+    found = Recording(tmp_path / "data")
+    yield found
+    found.directory.close()
+
+
+def frame(number: int) -> bytes:
+    return np.full((2, 3), number, "<u2").tobytes()
+
+
+def frames(recording: Recording, *ids: int, stream: str = "s") -> None:
+    for number in ids:
+        recording.put([number], stream=stream, payloads=[frame(number)], form=FRAME)
+
+
+def opened(recording: Recording, *, snapshots: bool = False, **settings: bool) -> OfflineConsumer:
+    """End the recording and open its folder."""
+    assert recording.store.close()
+    if snapshots:
+        for folder in (recording.folder / "det").iterdir():
+            ref = StreamRef(BEAMTIME, "det", folder.name)
+            write_snapshot(folder, recording.directory.path(BEAMTIME), ref, list(journals_in(folder).values()))
+    return asapo.open(recording.folder, source="det", **settings)
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("snapshots", [False, True])
+def test_a_loop_gives_every_message_in_the_order_of_ids(recording: Recording, snapshots: bool) -> None:
+    frames(recording, 5, 1, 7, 2)
+    recording.finish(9)
+    with opened(recording, snapshots=snapshots, verify=True) as consumer:
+        found = list(consumer.stream(group="g", stream="s"))
+        assert [message.id for message in found] == [1, 2, 5, 7]
+        assert [message.data.tolist() for message in found] == [[[n] * 3] * 2 for n in (1, 2, 5, 7)]
+        assert [message.meta for message in found] == [{"n": n} for n in (1, 2, 5, 7)]
+        assert not found[0].data.flags.writeable
+        arrived = [message.id for message in consumer.stream(group="h", stream="s", ordered=False)]
+        assert arrived == [5, 1, 7, 2]
+        assert [[m.id for m in batch] for batch in consumer.stream(group="b", stream="s", batch=3)] == [[1, 2, 5], [7]]
+        assert consumer.report.streams["det/s"].startswith("snapshot" if snapshots else "journals: it has no snapshot")
+        assert list(consumer.stream(group="g", stream="s")) == []
+
+
+def test_more_messages_than_one_backlog_come_each_once(recording: Recording) -> None:
+    for first in range(1, 24_001, 2000):
+        ids = range(first, first + 2000)
+        recording.put(ids, payloads=[b""] * 2000, metas=["{}"] * 2000)
+    recording.finish(24_000)
+    with opened(recording) as consumer:
+        assert [message.id for message in consumer.stream(group="g", stream="s")] == list(range(1, 24_001))
+        assert [message.id for message in consumer.stream(group="u", stream="s", ordered=False)] == list(
+            range(1, 24_001)
+        )
+
+
+def test_lookups_answer_as_a_broker_does(recording: Recording) -> None:
+    frames(recording, 1, 3, 4)
+    recording.finish(6, next_stream="next")
+    recording.meta('{"about":"s"}')
+    recording.meta('{"proposal":1}', stream="")
+    frames(recording, 1, stream="open")
+    with opened(recording) as consumer:
+        assert consumer.get_last(stream="s").id == 4
+        assert consumer.get_by_id(3, stream="s").data[0, 0] == 3
+        assert [message.id for message in consumer.get_by_id([4, 1], stream="s")] == [4, 1]
+        with pytest.raises(Gap):
+            consumer.get_by_id([1, 2], stream="s")
+        with pytest.raises(StreamFinished):
+            consumer.get_by_id(7, stream="s")
+        with pytest.raises(NothingYet):
+            consumer.get_by_id(7, stream="open")
+        info = consumer.stream_info(stream="s")
+        assert (info["n_messages"], info["id_max"], info["last_id"], info["next_stream"]) == (3, 4, 6, "next")
+        assert info["closed_below"] == 7
+        assert consumer.stream_meta(stream="s") == {"about": "s"}
+        assert consumer.beamtime_meta() == {"proposal": 1}
+        assert [(one["stream"], one["number"]) for one in consumer.streams()] == [("open", 2), ("s", 1)]
+        assert consumer.sources() == ["det"]
+
+
+@pytest.mark.needs_server
+def test_queries_and_filters_select(recording: Recording) -> None:
+    frames(recording, *range(1, 31))
+    recording.finish(30)
+    with opened(recording) as consumer:
+        assert [m.id for m in consumer.query("n > 27 OR n = 3", stream="s")] == [3, 28, 29, 30]
+        assert [m.id for m in consumer.query("n > 5 ORDER BY n DESC LIMIT 2", stream="s")] == [30, 29]
+        assert [m.id for m in consumer.query("", stream="s", limit=2)] == [1, 2]
+        group = [m.id for m in consumer.stream(group="even", stream="s", where="n IN (2, 4, 40)")]
+        assert group == [2, 4]
+        with pytest.raises(WrongInput, match="condition only"):
+            consumer.get_next("odd", stream="s", where="n > 1 LIMIT 3")
+
+
+def test_datasets_are_given_whole_and_incomplete_ones_not(recording: Recording) -> None:
+    for message_id, parts in ((2, (1, 2)), (1, (2, 1)), (3, (1,))):
+        for part in parts:
+            recording.put([message_id], substream=part, dataset_size=2, payloads=[frame(part)], form=FRAME)
+    recording.finish(3)
+    with opened(recording) as consumer:
+        found = list(consumer.stream(group="g", stream="s"))
+        assert [(message.id, [int(part.data[0, 0]) for part in message.parts]) for message in found] == [
+            (1, [1, 2]), (2, [1, 2]),
+        ]  # fmt: skip
+        assert [message.id for message in consumer.stream(group="u", stream="s", ordered=False)] == [2, 1]
+        assert consumer.get_last(stream="s").id == 2
+        with pytest.raises(PartialDataset) as caught:
+            consumer.get_by_id(3, stream="s")
+        assert (caught.value.have, caught.value.dataset_size) == (1, 2)
+
+
+@pytest.mark.needs_server
+def test_results_lead_to_the_messages_they_came_from(recording: Recording) -> None:
+    frames(recording, 1, 2)
+    recording.put([1, 2], source="hits", origins=[Origin("det", "s", 2), None])
+    with opened(recording) as consumer:
+        (hit, other) = consumer.get_by_id([1, 2], stream="s", source="hits")
+        assert (hit.origin, other.origin) == (Origin("det", "s", 2), None)
+        (raw,) = consumer.query("n = 1", stream="s", source="hits", resolve="origin")
+        assert (raw.source, raw.id, int(raw.data[0, 0])) == ("det", 2, 2)
+
+
+# -- groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_nacked_comes_again_after_its_delay_which_nobody_waits_for(recording: Recording) -> None:
+    frames(recording, 1, 2, 3)
+    recording.finish(3)
+    with opened(recording) as consumer:
+        first = consumer.get_next("g", stream="s")
+        started_s = time.monotonic()
+        consumer.nack(first, group="g", delay_s=3600.0)
+        found = [(m.id, m.attempt) for m in consumer.stream(group="g", stream="s", timeout_s=7200.0)]
+        assert found == [(2, 1), (3, 1), (1, 2)]
+        assert time.monotonic() - started_s < 60
+
+
+def test_a_call_that_does_not_wait_that_long_finds_nothing_yet(recording: Recording) -> None:
+    frames(recording, 1)
+    recording.finish(1)
+    with opened(recording) as consumer:
+        consumer.nack(consumer.get_next("g", stream="s"), group="g", delay_s=100.0)
+        with pytest.raises(NothingYet):
+            consumer.get_next("g", stream="s", timeout_s=60.0)
+        assert consumer.get_next("g", stream="s", timeout_s=60.0).id == 1
+
+
+def test_what_is_given_back_counts_as_never_given(recording: Recording) -> None:
+    frames(recording, 1, 2)
+    recording.finish(2)
+    with opened(recording) as consumer:
+        consumer.give_back(consumer.get_next("g", stream="s"), group="g")
+        for message in consumer.stream(group="g", stream="s"):
+            assert (message.id, message.attempt) == (1, 1)
+            break  # hands it back, and that counts
+        # What was fetched ahead was never given, so it comes before what was.
+        assert [(m.id, m.attempt) for m in consumer.stream(group="g", stream="s")] == [(2, 1), (1, 2)]
+        with pytest.raises(LeaseLost):
+            consumer.nack(1, group="g", stream="s")
+        with pytest.raises(LeaseLost, match="were given to somebody else"):
+            consumer.acknowledge(1, group="never", stream="s")
+
+
+def test_attempts_are_bounded(recording: Recording) -> None:
+    frames(recording, 1)
+    recording.finish(1)
+    with opened(recording) as consumer:
+        for _ in range(2):
+            consumer.nack(consumer.get_next("g", stream="s", max_attempts=2), group="g")
+        with pytest.raises(StreamFinished):
+            consumer.get_next("g", stream="s", max_attempts=2)
+        for other in ({"max_attempts": 3}, {"ordered": False, "max_attempts": 2}):
+            with pytest.raises(GroupMismatch):
+                consumer.get_next("g", stream="s", **other)  # type: ignore[call-overload]
+
+
+def test_groups_begin_anew_with_every_open(recording: Recording) -> None:
+    frames(recording, 1)
+    recording.finish(1)
+    for _ in range(2):
+        with opened(recording) as consumer:
+            assert consumer.get_next("g", stream="s").id == 1
+
+
+def test_threads_share_a_group_and_each_message_is_given_once(recording: Recording) -> None:
+    recording.put(range(1, 2001), payloads=[b""] * 2000)
+    recording.finish(2000)
+    with opened(recording) as consumer:
+        taken: list[list[int]] = [[] for _ in range(4)]
+
+        def work(mine: list[int]) -> None:
+            mine += [message.id for message in consumer.stream(group="g", stream="s")]
+
+        threads = [threading.Thread(target=work, args=(mine,)) for mine in taken]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(sum(taken, [])) == list(range(1, 2001))
+
+
+# -- what does not end, or is not there --------------------------------------------------------------------------------
+
+
+def test_nothing_is_waited_for(recording: Recording) -> None:
+    frames(recording, 1)
+    frames(recording, 1, stream="t")
+    started_s = time.monotonic()
+    with opened(recording) as consumer:
+        found = consumer.stream(group="g", stream="s", timeout_s=3600.0)
+        assert next(found).id == 1
+        with pytest.raises(NothingYet):
+            next(found)
+        with pytest.raises(UnknownStream):
+            consumer.get_next("g", stream="none", timeout_s=3600.0)
+        with pytest.raises(UnknownStream):
+            next(consumer.stream(group="g", stream="none"))
+        with pytest.raises(UnknownStream):
+            consumer.get_last(stream="none")
+    assert time.monotonic() - started_s < 60
+
+
+def test_streams_are_followed(recording: Recording) -> None:
+    frames(recording, 1, stream="s")
+    frames(recording, 2, stream="named")
+    frames(recording, 3, stream="later")
+    recording.finish(1, stream="s", next_stream="named")
+    recording.finish(2, stream="named")
+    recording.finish(3, stream="later")
+    with opened(recording) as consumer:
+        assert [m.id for m in consumer.stream(group="g", stream="s")] == [1, 2]
+        assert [m.id for m in consumer.stream(group="h", stream="s", follow=None)] == [1]
+        every = consumer.stream(group="i", stream="s", follow="source", timeout_s=5.0)
+        assert [next(every).id for _ in range(3)] == [1, 2, 3]
+        with pytest.raises(NothingYet, match="no further stream"):
+            next(every)
+
+
+def test_what_a_folder_lacks_says_so(recording: Recording) -> None:
+    frames(recording, 1)
+    with opened(recording) as consumer, pytest.raises(OfflineUnsupported, match="needs running services") as caught:
+        consumer.receivers()
+    assert caught.value.feature == "ListReceivers"
+    with pytest.raises(LocalProtocolError, match="open the folder again"):
+        consumer.get_last(stream="s")
+    assert repr(consumer) == "<OfflineConsumer of bt1/det: closed>"
+
+
+def test_payloads_stay_readable_after_the_close(recording: Recording) -> None:
+    frames(recording, 3)
+    with opened(recording) as consumer:
+        data = consumer.get_last(stream="s").data
+    assert data.tolist() == [[3] * 3] * 2
+
+
+# -- folders ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_was_moved_and_is_read_only_opens(recording: Recording, tmp_path: Path) -> None:
+    frames(recording, 1, 2)
+    recording.finish(2)
+    opened(recording, snapshots=True).close()
+    home = tmp_path / "home" / "my beamtime"
+    shutil.copytree(recording.folder, home)
+    shutil.rmtree(tmp_path / "data")
+    for path in sorted(home.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    home.chmod(0o555)
+    before = {path: path.stat().st_mtime_ns for path in home.rglob("*")}
+    with asapo.open(home, beamtime="bt1", source="det", verify=True) as consumer:
+        assert [int(message.data[0, 0]) for message in consumer.stream(group="g", stream="s")] == [1, 2]
+    for path in (home / "det" / "s").glob("*.idx"):
+        path.parent.chmod(0o755)
+        path.unlink()  # the snapshot is enough
+    with asapo.open(home, source="det") as consumer:
+        assert consumer.get_last(stream="s").beamtime == "bt1"
+    assert before == before | {path: path.stat().st_mtime_ns for path in home.rglob("*") if path.is_file()}
+    home.chmod(0o755)
+
+
+def test_several_tiers_are_one_beamtime(recording: Recording, tmp_path: Path) -> None:
+    fast = Recording(tmp_path / "data", receiver="r2", tier="fast")
+    frames(recording, 1, 3)
+    frames(fast, 2)
+    fast.put([1], stream="only fast")
+    recording.finish(3)
+    assert fast.store.close()
+    assert recording.store.close()
+    with asapo.open(recording.folder, fast.folder, source="det") as consumer:
+        assert [int(m.data[0, 0]) for m in consumer.stream(group="g", stream="s")] == [1, 2, 3]
+        assert [one["stream"] for one in consumer.streams()] == ["only fast", "s"]
+    # With the snapshot of one tier's folder the other one is needed for its payloads only.
+    folder = recording.folder / "det" / "s"
+    ref = StreamRef(BEAMTIME, "det", "s")
+    write_snapshot(folder, recording.directory.path(BEAMTIME), ref, list(journals_in(folder).values()))
+    with asapo.open(recording.folder, source="det") as consumer:
+        message = consumer.get_by_id(2, stream="s")
+        with pytest.raises(StorageError, match="open the folder of the tier that has it, too"):
+            _ = message.raw
+    with asapo.open(fast.folder, recording.folder, source="det") as consumer:
+        assert consumer.report.streams["det/s"] == "snapshot"
+        assert int(consumer.get_by_id(2, stream="s").data[0, 0]) == 2
+    fast.directory.close()
+
+
+def test_a_damaged_snapshot_is_never_believed(recording: Recording, caplog: pytest.LogCaptureFixture) -> None:
+    frames(recording, 1, 2)
+    recording.finish(2)
+    opened(recording, snapshots=True).close()
+    path = recording.folder / "det" / "s" / "index.snapshot"
+    whole = path.read_bytes()
+    for at in (70, len(whole) - 30, 0):  # a column, the directory, the header
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        with opened(recording) as consumer:
+            assert [message.id for message in consumer.stream(group="g", stream="s")] == [1, 2]
+            assert "damaged" in consumer.report.streams["det/s"]
+    assert "damaged" in caplog.text
+
+
+def test_a_stale_snapshot_is_left_for_the_journals(recording: Recording) -> None:
+    frames(recording, 1, 3)
+    recording.finish(3)
+    recording.store.close_stream(StreamRef(BEAMTIME, "det", "s"))
+    folder = recording.folder / "det" / "s"
+    write_snapshot(folder, recording.directory.path(BEAMTIME), StreamRef(BEAMTIME, "det", "s"), [])
+    frames(recording, 2)
+    with opened(recording) as consumer:
+        assert [message.id for message in consumer.stream(group="g", stream="s")] == [1, 2, 3]
+        assert "PUT record behind" in consumer.report.streams["det/s"]
+
+
+def test_damage_in_a_journal_is_reported(recording: Recording) -> None:
+    for number in (1, 2, 3):
+        recording.put([number])
+    recording.store.close()
+    (path,) = recording.journals()
+    text = bytearray(path.read_bytes())
+    at = text.index(b'{"n":2}')
+    text[at] ^= 1
+    path.write_bytes(bytes(text))
+    with opened(recording) as consumer:
+        assert consumer.report.damages == []  # nobody looked at the stream
+        assert [m.id for m in consumer.query("", stream="s")] == [1, 3]
+        (damage,) = consumer.report.damages
+        assert (damage.path, damage.torn) == (str(path), False)
+        assert damage.offset < at < damage.offset + damage.size
+
+
+def test_damaged_and_missing_payloads_are_errors(recording: Recording) -> None:
+    frames(recording, 1, 2)
+    with opened(recording, verify=True) as consumer:
+        (segment,) = (recording.folder / "det" / "s").glob("*.seg")
+        whole = segment.read_bytes()
+        segment.write_bytes(b"\xff" + whole[1:])
+        with pytest.raises(ChecksumMismatch):
+            _ = consumer.get_by_id(1, stream="s").raw
+        assert consumer.get_by_id(2, stream="s").data[0, 0] == 2
+    segment.write_bytes(whole[:70])
+    with opened(recording) as consumer, pytest.raises(DamagedFile):
+        _ = consumer.get_by_id(2, stream="s").raw
+    segment.unlink()
+    with opened(recording) as consumer, pytest.raises(StorageError, match="copy segments and journals together"):
+        _ = consumer.get_by_id(2, stream="s").raw
+
+
+def test_messages_that_were_in_memory_only_are_counted_as_lost(recording: Recording) -> None:
+    frames(recording, 1)
+    recording.put([2], level="memory")
+    recording.finish(2)
+    with opened(recording, snapshots=True) as consumer:
+        assert [message.id for message in consumer.stream(group="g", stream="s")] == [1]
+        assert consumer.report.lost == {"det/s": 1}
+        with pytest.raises(Gap):
+            consumer.get_by_id(2, stream="s")
+
+
+def test_wrong_places_are_named(recording: Recording, tmp_path: Path) -> None:
+    frames(recording, 1)
+    opened(recording).close()
+    other = Recording(tmp_path / "other")
+    with pytest.raises(WrongInput, match="no such folder"):
+        asapo.open(tmp_path / "none")
+    with pytest.raises(WrongInput, match=r"is a tier.*bt1"):
+        asapo.open(recording.tier.root)
+    with pytest.raises(WrongInput, match="no recorded stream found"):
+        asapo.open(tmp_path / "other")
+    with pytest.raises(WrongInput, match="holds beamtime 'bt1', not 'bt2'"):
+        asapo.open(recording.folder, beamtime="bt2")
+    with pytest.raises(WrongInput, match="expected one of Consumer's"):
+        asapo.open(recording.folder, tokn="x")
+    with pytest.raises(WrongInput, match="one address, or folders only"):
+        asapo.open("asapo://127.0.0.1:1", recording.folder, beamtime="bt1")
+    other.close()
+
+
+def test_an_address_opens_a_consumer() -> None:
+    with asapo.open("asapo://127.0.0.1:1", beamtime="bt1", source="det", access="map") as consumer:
+        assert type(consumer) is Consumer
+
+
+def test_open_leaves_nothing_in_the_temporary_folder(
+    recording: Recording, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    frames(recording, 1)
+    with opened(recording) as consumer:
+        assert consumer.get_last(stream="s").id == 1
+        assert not list(tmp_path.glob("asapo-open-*"))
+
+
+def test_importing_all_names_leaves_the_builtin_open_alone() -> None:
+    names: dict[str, object] = {}
+    exec("from asapo import *", names)
+    assert "open" not in names
+    assert "open" in dir(asapo)

@@ -40,7 +40,7 @@ def ours(folder: Path, n: int) -> float:
     return rate
 
 
-def bare(folder: Path, n: int) -> float:
+def bare(folder: Path, n: int, per_commit: int = ROWS_PER_COMMIT) -> float:
     """Insert the same rows by executemany into one table with the same keys; return rows a second."""
     connection = sqlite3.connect(folder / "bare.sqlite", isolation_level=None)
     connection.execute("PRAGMA journal_mode = WAL")
@@ -50,11 +50,14 @@ def bare(folder: Path, n: int) -> float:
     connection.execute("CREATE UNIQUE INDEX u ON m (stream, id)")
     statement = f"INSERT INTO m VALUES ({', '.join('?' * 16)})"
     started_s = time.perf_counter()
-    for first in range(1, n + 1, ROWS_PER_COMMIT):
+    for first in range(1, n + 1, per_commit):
         connection.execute("BEGIN IMMEDIATE")
         connection.executemany(
             statement,
-            [(i, 1, i, 0, 0, 1, i, 4096, i, 1, i, 1, 0, 0, 0, META) for i in range(first, first + ROWS_PER_COMMIT)],
+            [
+                (i, 1, i, 0, 0, 1, i, 4096, i, 1, i, 1, 0, 0, 0, META)
+                for i in range(first, min(n + 1, first + per_commit))
+            ],
         )
         connection.execute("COMMIT")
     rate = n / (time.perf_counter() - started_s)

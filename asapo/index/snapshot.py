@@ -146,14 +146,17 @@ class Snapshot:
 
         view = memoryview(self._map)
         columns: dict[str, Numbers] = {}
+        n = self.n_rows
         for name in (*COLUMNS, "meta_end"):
             entry = self._sections[name]
             if len(entry) == 2:  # a range: its first value and step
                 first, step = entry
-                columns[name] = first + step * np.arange(self.n_rows) if step else np.full(self.n_rows, first)
+                columns[name] = (
+                    np.arange(first, first + step * n, step) if step else np.broadcast_to(np.int64(first), (n,))
+                )
             else:
-                columns[name] = np.frombuffer(self._section(view, name, 8 * self.n_rows), DTYPE)
-        blob = self._section(view, "meta", int(columns["meta_end"][-1]) if self.n_rows else 0)
+                columns[name] = np.frombuffer(self._section(view, name, 8 * n), DTYPE)
+        blob = self._section(view, "meta", int(columns["meta_end"][-1]) if n else 0)
         return Columns(columns, blob)
 
     def _section(self, view: memoryview, name: str, expected: int) -> memoryview:

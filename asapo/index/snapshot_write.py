@@ -18,8 +18,8 @@ import xxhash
 from asapo.errors import StorageError
 from asapo.index.database import translated
 from asapo.index.ingest import parse_shape
-from asapo.index.schema import ROW_SQL, SEQ_BITS, SEQ_MASK
-from asapo.index.snapshot import ALIGN, COLUMNS, DTYPE, FILE_HEADER, META_AT, TRAILER
+from asapo.index.schema import SEQ_BITS, SEQ_MASK
+from asapo.index.snapshot import ALIGN, COLUMNS, DTYPE, FILE_HEADER, TRAILER
 from asapo.models import StreamRef
 from asapo.storage.files import FileOps, OpenFile, default_files
 from asapo.storage.journal import Kind, read_journal
@@ -28,7 +28,8 @@ from asapo.storage.layout import JOURNAL_SUFFIX, SNAPSHOT_FILE
 CHUNK_ROWS: Final = 4096
 DRAFT_S: Final = 3600.0
 """A draft of this age belongs to nobody."""
-_EXPRESSIONS: Final = dict(zip(("id", "seq"), ("id", f"key & {SEQ_MASK}"), strict=True))
+_EXPRESSIONS: Final = {"seq": f"key & {SEQ_MASK}"}
+"""How the index says a column; the others by their names."""
 _STORED: Final = "FROM message WHERE key BETWEEN ? AND ? AND segment > 0"
 
 
@@ -237,12 +238,14 @@ def _write_rows(
 ) -> None:
     import numpy as np
 
-    cursor = connection.execute(f"SELECT {ROW_SQL} {_STORED} ORDER BY key", _span(no))
+    names = [name for name in COLUMNS if name in sections]
+    select = ", ".join(_EXPRESSIONS.get(name, name) for name in [*names, "meta"])
+    cursor = connection.execute(f"SELECT {select} {_STORED} ORDER BY key", _span(no))
     end = 0
     while rows := cursor.fetchmany(CHUNK_ROWS):
-        columns = list(zip(*rows, strict=True))
-        texts = [text.encode() for text in columns.pop(META_AT)]
-        parts: dict[str, Any] = dict(zip(COLUMNS, columns, strict=True))
+        *columns, metas = zip(*rows, strict=True)
+        texts = [text.encode() for text in metas]
+        parts: dict[str, Any] = dict(zip(names, columns, strict=True))
         ends = end + np.cumsum([len(text) for text in texts])
         end = int(ends[-1])
         parts["meta_end"] = ends

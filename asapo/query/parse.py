@@ -47,9 +47,9 @@ def parse(text: str) -> Query:
     "Score > 0.5 AND NOT `odd key`.x != 'it''s'"
     """
     _check_text(text)
-    import lark  # only the extra `server` has it; `parser` says so
+    built = parser()  # says so when lark is not installed: only the extra `server` has it
+    import lark
 
-    built = parser()
     try:
         query = built.parse(text)
     except lark.exceptions.UnexpectedToken as error:

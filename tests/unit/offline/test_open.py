@@ -51,14 +51,14 @@ def frames(recording: Recording, *ids: int, stream: str = "s") -> None:
         recording.put([number], stream=stream, payloads=[frame(number)], form=FRAME)
 
 
-def opened(recording: Recording, *, snapshots: bool = False, **settings: bool) -> OfflineConsumer:
+def opened(recording: Recording, *, snapshots: bool = False, verify: bool = False) -> OfflineConsumer:
     """End the recording and open its folder."""
     assert recording.store.close()
     if snapshots:
         for folder in (recording.folder / "det").iterdir():
             ref = StreamRef(BEAMTIME, "det", folder.name)
             write_snapshot(folder, recording.directory.path(BEAMTIME), ref, list(journals_in(folder).values()))
-    return asapo.open(recording.folder, source="det", **settings)
+    return asapo.open(recording.folder, source="det", verify=verify)
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------

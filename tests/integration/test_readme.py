@@ -17,6 +17,8 @@ ROOT = Path(__file__).parents[2]
 SHOWN_URL = "asapo://127.0.0.1:8400"
 SHOWN_HTTP = "http://127.0.0.1:8401"
 """Addresses in all examples; tests put the real ones there."""
+SHOWN_DATA = "asapo-data"
+"""Data folder in all examples."""
 GUIDES = [
     path.relative_to(ROOT)
     for folder in ("docs/tutorial", "docs/how-to")
@@ -71,6 +73,7 @@ def test_producer_and_worker_of_the_readme_work_together(services: LocalServices
 @pytest.mark.parametrize("page", GUIDES, ids=str)
 def test_the_code_of_a_guide_runs_from_top_to_bottom(page: Path, services: LocalServices, tmp_path: Path) -> None:
     program = "\n".join(python_blocks(ROOT / page)).replace(SHOWN_HTTP, services.http)
+    program = program.replace(SHOWN_DATA, str(services.data_dir))
     finish(start(program, services.native, tmp_path))
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 
+import asapo
 from asapo import AsyncConsumer, Consumer, Producer, Stage
 from asapo_produce import BatchHandle, ProducerStats, SendHandle
-from asapo_work import Message
+from asapo_work import Message, OfflineConsumer, OpenReport
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/python-api.md").read_text()
 CLASSES = [Producer, SendHandle, BatchHandle, Consumer, AsyncConsumer, Message, Stage]
@@ -37,7 +38,7 @@ def stated(text: str) -> list[tuple[str, str]]:
     """Return name and default of each parameter of a signature on the page."""
     inside = text.partition("(")[2].removesuffix(")").replace("\\|", "|")
     items = [item.strip() for item in inside.split(", ") if item.strip() not in ("", "*")]
-    return [(name, default) for name, _, default in (item.partition("=") for item in items)]
+    return [(name.lstrip("*"), default) for name, _, default in (item.partition("=") for item in items)]
 
 
 @pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
@@ -54,11 +55,20 @@ def test_signatures_are_those_of_the_code(kind: type) -> None:
         assert stated(text) == parameters(getattr(kind, text.partition("(")[0])), text
 
 
-@pytest.mark.parametrize("kind", [Producer, Consumer, AsyncConsumer, Stage], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize(
+    "kind", [Producer, Consumer, OfflineConsumer, AsyncConsumer, Stage], ids=lambda kind: kind.__name__
+)
 def test_constructors_are_those_of_the_code(kind: type) -> None:
     text = re.search(rf"^`({kind.__name__}\(.*\))`$", section(kind), re.MULTILINE)
     assert text is not None
     assert stated(text[1]) == parameters(kind)
+
+
+def test_open_and_its_report_are_those_of_the_code() -> None:
+    text = re.search(r"^`(asapo\.open\(.*\))`$", PAGE, re.MULTILINE)
+    assert text is not None
+    assert stated(text[1]) == parameters(asapo.open)
+    assert all(f"`{name}`" in section(OfflineConsumer) for name in OpenReport.__dataclass_fields__)
 
 
 def test_the_counts_of_a_producer_are_listed() -> None:

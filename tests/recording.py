@@ -59,6 +59,11 @@ class Recording:
         if segment.index_no is not None:
             self.index.close_segment(segment.index_no)
 
+    def tick(self) -> int:
+        """Let a millisecond pass; return the time, ns since the Unix epoch."""
+        self.now_ns += 1_000_000
+        return self.now_ns
+
     def put(
         self,
         ids: Sequence[int],
@@ -74,7 +79,7 @@ class Recording:
     ) -> list[int]:
         """Take a unit in and return the indices of messages that the index refused or knew."""
         self.unit += 1
-        self.now_ns += 1_000_000
+        self.tick()
         payloads = payloads or [b"%d of %s" % (message_id, stream.encode()) for message_id in ids]
         put = Put(
             unit=self.unit, stream=stream, ids=list(ids), sizes=[len(one) for one in payloads],
@@ -109,7 +114,7 @@ class Recording:
     def finish(self, last_id: int, *, stream: str = "s", source: str = "det", next_stream: str = "") -> None:
         """Finish a stream; raises what the index says."""
         ref = StreamRef(BEAMTIME, source, stream)
-        self.store.journal(ref, Kind.FINISH, {"last_id": last_id, "next_stream": next_stream})
+        self.store.journal(ref, Kind.FINISH, {"last_id": last_id, "next_stream": next_stream, "t": self.tick()})
         self.store.close_stream(ref)
         self.index.finish_stream(ref, last_id, next_stream)
 
@@ -117,10 +122,10 @@ class Recording:
         """Set the metadata of a stream, or of the beamtime when the stream is empty."""
         if stream:
             ref = StreamRef(BEAMTIME, source, stream)
-            self.store.journal(ref, Kind.META, {"meta": text})
+            self.store.journal(ref, Kind.META, {"meta": text, "t": self.tick()})
             self.index.set_stream_meta(ref, text)
         else:
-            self.store.journal_beamtime(BEAMTIME, Kind.META, {"meta": text})
+            self.store.journal_beamtime(BEAMTIME, Kind.META, {"meta": text, "t": self.tick()})
             self.index.set_beamtime_meta(text)
 
     def close(self) -> None:

@@ -42,6 +42,8 @@ COLUMNS: Final = tuple(name for name in Row._fields if name != "meta")
 """Columns of numbers; the metadata texts are one blob, `meta_end` says where each ends."""
 META_AT: Final = Row._fields.index("meta")
 DTYPE: Final = "<i8"
+MAPPED_FROM: Final = 1024 * 1024
+"""A map holds a descriptor, and a beamtime may have thousands of short streams."""
 HARMLESS: Final = frozenset({Kind.HEAD, Kind.CLOSED, Kind.SUPERSEDED, Kind.REFUSED})
 """Records that change nothing in an index."""
 
@@ -67,7 +69,7 @@ class SegmentMark:
 
 
 class Snapshot:
-    """An open snapshot. Facts are there at once; the columns are checked and mapped by `load`.
+    """What a snapshot says of its stream; the columns are checked and mapped by `load`. Holds no open file.
 
     Raises
     ------
@@ -85,7 +87,6 @@ class Snapshot:
             with open(path, "rb") as file:
                 self._size = os.fstat(file.fileno()).st_size
                 facts = self._directory(file.read(len(FILE_HEADER)), file)
-                self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except OSError as exc:
             raise DamagedFile(f"read {self.path}: {exc.strerror or exc}", path=self.path, offset=0) from exc
         try:
@@ -135,16 +136,16 @@ class Snapshot:
         self._sections: dict[str, list[int]] = facts["sections"]
 
     def load(self) -> Columns:
-        """Check every section and return the columns, mapped.
+        """Check every section and return the columns, mapped; the map lives as long as they do.
 
         Raises
         ------
         DamagedFile
-            If one is damaged.
+            If one is damaged, or the file was replaced or removed since.
         """
         import numpy as np
 
-        view = memoryview(self._map)
+        view = self._content()
         columns: dict[str, Numbers] = {}
         n = self.n_rows
         for name in (*COLUMNS, "meta_end"):
@@ -166,12 +167,15 @@ class Snapshot:
             raise self._damaged(f"section {name!r}", at)
         return part
 
-    def close(self) -> None:
-        """Let go of the file, unless columns of it are still in use; they stay valid."""
+    def _content(self) -> memoryview:
+        """Return the whole file: mapped, or read when it is so short that it is not worth a descriptor."""
         try:
-            self._map.close()
-        except BufferError:
-            return
+            with open(self.path, "rb") as file:
+                short = self._size <= MAPPED_FROM
+                content = file.read() if short else mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (OSError, ValueError) as exc:
+            raise DamagedFile(f"read {self.path}: {exc}", path=self.path, offset=0) from exc
+        return memoryview(content)
 
 
 def why_stale(snapshot: Snapshot, journals: Mapping[str, Path]) -> str:

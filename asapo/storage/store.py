@@ -347,4 +347,4 @@ class StreamStore:
 
 def _dated(kind: str, fields: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the fields, those of a state that the next one replaces with the time: it orders several receivers."""
-    return {**fields, "t": time.time_ns()} if kind in (Kind.FINISH, Kind.META) else fields
+    return {"t": time.time_ns(), **fields} if kind in (Kind.FINISH, Kind.META) else fields

@@ -1,5 +1,6 @@
 """`asapo.open` on folders: the calls of a consumer, groups in memory, and what is said of snapshots and damage."""
 
+import gc
 import shutil
 import threading
 import time
@@ -28,6 +29,7 @@ from asapo.errors import (
 )
 from asapo.index.snapshot_write import write_snapshot
 from asapo.models import Format, Origin, StreamRef
+from asapo.storage.journal import Damage, JournalRecord, read_journal
 from asapo.storage.recorded import journals_in
 from asapo_work import OfflineConsumer
 from tests.recording import BEAMTIME, Recording
@@ -367,6 +369,54 @@ def test_a_stale_snapshot_is_left_for_the_journals(recording: Recording) -> None
     with opened(recording) as consumer:
         assert [message.id for message in consumer.stream(group="g", stream="s")] == [1, 2, 3]
         assert "PUT record behind" in consumer.report.streams["det/s"]
+
+
+def test_opening_by_a_snapshot_reads_neither_journals_nor_segments(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(1, 13):
+        frames(recording, number)
+        recording.store.close_stream(StreamRef(BEAMTIME, "det", "s"))
+    recording.finish(12)
+    opened(recording, snapshots=True).close()
+    for path in (recording.folder / "det" / "s").glob("*.seg"):
+        path.unlink()
+    looked_at: list[str] = []
+
+    def watched(path: Path, **settings: int) -> Iterator[JournalRecord | Damage]:
+        looked_at.append(path.name)
+        yield next(iter(read_journal(path, **settings)))  # HEAD
+        raise AssertionError(f"{path} is read on")
+
+    monkeypatch.setattr("asapo.storage.recorded.read_journal", watched)
+    with asapo.open(recording.folder, source="det") as consumer:
+        assert [message.id for message in consumer.stream(group="g", stream="s")] == list(range(1, 13))
+    assert set(looked_at) == {"r1-1-000001.idx"}
+
+
+@pytest.mark.needs_linux
+def test_streams_without_number_hold_few_files(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"s{number}" for number in range(8)]
+    for stream in names:
+        frames(recording, 1, 2, stream=stream)
+        recording.finish(2, stream=stream)
+    monkeypatch.setattr("asapo.index.snapshot.MAPPED_FROM", 0)
+    monkeypatch.setattr("asapo_work.offline.folder.MAX_LOADED", 3)
+
+    def n_mapped() -> int:
+        found = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+        return sum("index.snapshot" in target for target in found)
+
+    with opened(recording, snapshots=True) as consumer:
+        assert len(consumer.streams()) == 8
+        assert n_mapped() == 0  # their facts are enough for a list
+        for _ in range(2):
+            firsts = [consumer.get_next("g", stream=stream) for stream in names]
+            assert 0 < n_mapped() <= 3
+        assert [message.id for message in firsts] == [2] * 8
+        assert [int(message.data[0, 0]) for message in firsts] == [2] * 8
+    gc.collect()
+    assert n_mapped() == 0
 
 
 def test_damage_in_a_journal_is_reported(recording: Recording) -> None:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,8 @@ from asapo.storage.recorded import (
 logger = logging.getLogger(__name__)
 
 SNAPSHOT: Final = "snapshot"
+MAX_LOADED: Final = 128
+"""Streams whose rows are kept mapped; those of others are mapped again when they are needed."""
 
 
 @dataclass(slots=True)
@@ -50,20 +53,51 @@ class OpenReport:
 
 
 class OfflineStream:
-    """One stream: its facts, its rows, and the groups that read it. Used under the lock of its channel."""
+    """One stream: its facts, its rows, and the groups that read it. Used under the lock of its channel.
 
-    def __init__(self, ref: StreamRef, recorded: RecordedStream, snapshot: Snapshot, columns: Columns) -> None:
-        self.ref = ref
+    Parameters
+    ----------
+    recorded : RecordedStream
+        Its files.
+    snapshot : Snapshot
+        Its index: the file beside the segments, or one that was made of the journals.
+    load : callable
+        Gets the columns when they are needed; may call `take` first.
+    """
+
+    def __init__(self, recorded: RecordedStream, snapshot: Snapshot, load: Callable[[OfflineStream], Columns]) -> None:
+        self.ref = snapshot.ref
         self.number = 0
         """Grows in the order in which the streams were made."""
-        self._recorded = recorded
-        self._snapshot = snapshot
-        self._columns = columns
+        self.recorded = recorded
+        self.snapshot = snapshot
+        self.lasting = True
+        """False when the snapshot's file is gone already: then its columns must be kept."""
+        self._load = load
+        self._columns: Columns | None = None
+
+    def take(self, snapshot: Snapshot, columns: Columns) -> None:
+        """Go on with another snapshot of the same stream, whose file is gone."""
+        self.snapshot, self._columns, self.lasting = snapshot, columns, False
+        for name in ("head", "tables"):
+            self.__dict__.pop(name, None)  # its numbers are others
+
+    def forget(self) -> None:
+        """Let go of the columns, until they are needed again."""
+        if self.lasting:
+            self._columns = None
+
+    @property
+    def columns(self) -> Columns:
+        """The rows."""
+        if self._columns is None:
+            self._columns = self._load(self)
+        return self._columns
 
     @property
     def info(self) -> StreamInfo:
         """What is known of the stream; nothing will ever be added."""
-        return self._snapshot.info
+        return self.snapshot.info
 
     @cached_property
     def head(self) -> StreamHead:
@@ -86,37 +120,33 @@ class OfflineStream:
         """Segments, formats and origins by number, as `asapo.wire.events.Rows` has them."""
         segments = {
             number: [str(self._path(mark.name)), mark.receiver_id, "", mark.tier_uuid, ""]
-            for number, mark in self._snapshot.segments.items()
+            for number, mark in self.snapshot.segments.items()
         }
-        return segments, self._snapshot.formats, self._snapshot.origins
+        return segments, self.snapshot.formats, self.snapshot.origins
 
     def _path(self, name: str) -> Path:
         """Return where a segment lies: on the first tier that has it."""
-        places = [folder / name for folder in self._recorded.folders]
+        places = [folder / name for folder in self.recorded.folders]
         return next((path for path in places if path.is_file()), places[0])
 
     # `asapo.index.answers.StreamRows`; the number of the stream says nothing here
 
     def rows_after_seq(self, _no: int, seq: int, limit: int) -> list[RowTuple]:
         """Return rows that arrived after `seq`, in order of arrival."""
-        return self._columns.after_seq(seq, limit)
+        return self.columns.after_seq(seq, limit)
 
     def rows_from_id(self, _no: int, id_from: int, id_below: int, limit: int) -> list[RowTuple]:
         """Return rows with `id_from <= id < id_below`, ordered by id and substream."""
-        return self._columns.from_id(min(id_from, MAX_ID), min(id_below - 1, MAX_ID), limit)
+        return self.columns.from_id(min(id_from, MAX_ID), min(id_below - 1, MAX_ID), limit)
 
     def all_rows(self, chunk: int) -> Iterator[list[RowTuple]]:
         """Yield all rows ordered by id and substream, some at a time."""
-        for first in range(0, len(self._columns), chunk):
-            yield self._columns.by_id(first, first + chunk)
+        for first in range(0, len(self.columns), chunk):
+            yield self.columns.by_id(first, first + chunk)
 
     def last_id(self) -> int:
         """Return the highest id of a message or complete dataset; 0 when there is none."""
-        return self._columns.last_complete()
-
-    def close(self) -> None:
-        """Let go of the file."""
-        self._snapshot.close()
+        return self.columns.last_complete()
 
 
 class Folder:
@@ -137,6 +167,7 @@ class Folder:
         self._own = found.own
         self._recorded: dict[tuple[str, str], tuple[StreamRef, RecordedStream, Snapshot | None]] = {}
         self._opened: dict[tuple[str, str], OfflineStream | None] = {}
+        self._loaded: OrderedDict[OfflineStream, None] = OrderedDict()
         began: dict[tuple[str, str], int] = {}
         for stream in found.streams:
             snapshot = self._snapshot(stream)
@@ -162,8 +193,9 @@ class Folder:
                 why = f"its snapshot is of beamtime {found.ref.beamtime!r}"
             if not why:
                 self.report.streams[what] = SNAPSHOT
+                if found.lost:
+                    self.report.lost[what] = found.lost
                 return found
-            found.close()
         self._to_journals(what, why)
         return None
 
@@ -188,20 +220,33 @@ class Folder:
         return [found for found in (self.stream(*each) for each in names) if found is not None]
 
     def _open(self, ref: StreamRef, stream: RecordedStream, snapshot: Snapshot | None) -> OfflineStream | None:
-        what = f"{stream.source}/{stream.stream}"
         if snapshot is not None:
-            try:
-                columns = snapshot.load()
-            except AsapoError as exc:
-                logger.warning("%s", exc.message)
-                self._to_journals(what, exc.message)
-            else:
-                if snapshot.lost:
-                    self.report.lost[what] = snapshot.lost
-                return OfflineStream(ref, stream, snapshot, columns)
-        return self._from_journals(ref, stream)
+            return OfflineStream(stream, snapshot, self._load)
+        made = self._from_journals(ref, stream)
+        if made is None:
+            return None
+        opened = OfflineStream(stream, made[0], self._load)
+        opened.take(*made)
+        return opened
 
-    def _from_journals(self, ref: StreamRef, stream: RecordedStream) -> OfflineStream | None:
+    def _load(self, stream: OfflineStream) -> Columns:
+        """Return the rows of a stream: of its snapshot, or of its journals when that is damaged."""
+        try:
+            columns = stream.snapshot.load()
+        except AsapoError as exc:
+            logger.warning("%s", exc.message)
+            self._to_journals(f"{stream.recorded.source}/{stream.recorded.stream}", exc.message)
+            made = self._from_journals(stream.ref, stream.recorded)
+            if made is None:
+                raise
+            stream.take(*made)
+            return made[1]
+        self._loaded[stream] = None
+        if len(self._loaded) > MAX_LOADED:
+            self._loaded.popitem(last=False)[0].forget()
+        return columns
+
+    def _from_journals(self, ref: StreamRef, stream: RecordedStream) -> tuple[Snapshot, Columns] | None:
         """Index the stream anew, in a folder of its own for temporary files; None when its journals hold nothing."""
         rebuilt = Rebuilt(beamtime=ref.beamtime)
         with tempfile.TemporaryDirectory(prefix="asapo-open-", ignore_cleanup_errors=True) as name:
@@ -215,7 +260,7 @@ class Folder:
                 index.close()
                 self._note(rebuilt.damages)
             snapshot = Snapshot(path)
-        return OfflineStream(ref, stream, snapshot, snapshot.load())
+            return snapshot, snapshot.load()
 
     def _note(self, damages: Sequence[Damage]) -> None:
         for damage in damages:
@@ -237,12 +282,9 @@ class Folder:
 
     def close(self) -> None:
         """Let go of all files."""
-        for _, _, snapshot in self._recorded.values():
-            if snapshot is not None:
-                snapshot.close()
-        for stream in self._opened.values():
-            if stream is not None:
-                stream.close()
+        self._opened.clear()
+        self._recorded.clear()
+        self._loaded.clear()
 
 
 def _checked(found: RecordedBeamtime, wanted: str) -> str:

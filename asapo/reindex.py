@@ -23,8 +23,8 @@ from asapo.index.snapshot_write import NotReady, write_snapshot
 from asapo.index.sqlite import SqliteIndex
 from asapo.progress import Progress
 from asapo.storage.files import default_files
-from asapo.storage.layout import SNAPSHOT_FILE, TIER_FILE, encode_name
-from asapo.storage.recorded import RecordedBeamtime, find_recorded
+from asapo.storage.layout import SNAPSHOT_FILE, TIER_FILE, encode_name, find_journals
+from asapo.storage.recorded import RecordedBeamtime, beamtime_in, beamtime_of_folder, find_recorded
 from asapo.storage.tier import read_tier_uuid
 
 BEFORE: Final = ".before"
@@ -125,8 +125,6 @@ def reindex(folders: Sequence[Path], state: Path, *, partial: bool = False, quie
 
 def beamtime_of(found: RecordedBeamtime) -> str:
     """Return the beamtime's name."""
-    from asapo.storage.recorded import beamtime_in, beamtime_of_folder
-
     name = beamtime_in(found) or beamtime_of_folder(found)
     if not name:
         raise WrongInput(f"{found.folders[0]}: neither journals nor the folder's name tell the beamtime's name")
@@ -150,7 +148,8 @@ def _tier_and_beamtimes(place: Path) -> tuple[Path, list[Path]]:
         return place.parent, [place]
     for tier in (place, place / "beamline"):
         if (tier / TIER_FILE).exists():
-            return tier, sorted(one for one in tier.iterdir() if one.is_dir() and not one.name.startswith("."))
+            # A tier may hold other folders, too, such as lost+found.
+            return tier, sorted(one for one in tier.iterdir() if one.is_dir() and next(find_journals(one), None))
     raise WrongInput(
         f"{place}: expected the data folder of `asapo up`, a tier (a folder with {TIER_FILE} in it) or the folder of a "
         "beamtime on one; a folder that was copied elsewhere needs no index: read it by asapo.open",

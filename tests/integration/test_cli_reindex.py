@@ -155,6 +155,7 @@ def test_a_tier_that_the_index_knows_must_be_named(tmp_path: Path) -> None:
 
 def test_a_damaged_index_is_replaced(tmp_path: Path) -> None:
     recording = Recording(tmp_path)
+    (recording.tier.root / "lost+found").mkdir()
     recording.put([1, 2])
     recording.close()
     database = recording.directory.path("bt1")

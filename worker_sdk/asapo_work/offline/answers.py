@@ -13,8 +13,8 @@ from asapo.delivery.stream import other_bound
 from asapo.errors import AsapoError, LeaseLost, NothingYet, OfflineUnsupported, StreamState, WrongInput, to_wire
 from asapo.index.answers import absent, finished, info_map, nothing_yet, rows_by_id, rows_by_seq, whole
 from asapo.models import StreamRef
-from asapo.query import compile_filter, parse, sort_key
-from asapo.query.rows import group_filter, record_of
+from asapo.query import parse, sort_key
+from asapo.query.rows import group_filter, select_rows
 from asapo.wire.events import (
     Acknowledge,
     Describe,
@@ -193,12 +193,10 @@ class Answers:
     def _query(self, request: Query) -> Event:
         stream = self._stream(request)
         query = parse(request.text)
-        test = None if query.where is None else compile_filter(query.where)
         limit = request.limit if query.limit is None else min(request.limit, query.limit)
-        found = []
+        found: list[Any] = []
         for rows in stream.all_rows(QUERY_ROWS):
-            pairs = [(record_of(row), row) for row in rows]
-            found += pairs if test is None else [pair for pair in pairs if test(pair[0])]
+            found += select_rows(query, rows)
             if not query.order and len(found) >= limit:
                 break  # they come in the order of ids
         if query.order:

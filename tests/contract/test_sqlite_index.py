@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from asapo.errors import ConfigError, DamagedFile, DeadlineExceeded, IndexUnavailable, UnsupportedVersion, WrongInput
-from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, keys, schema
+from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, schema
 from asapo.models import StreamRef
-from asapo.query import Comparison, MetaKey, Number, Or, Order, Query
+from asapo.query import And, Builtin, Comparison, In, MetaKey, Number, Or, Order, Query
 from tests.contract.index_contract import ONE, TIMEOUT_S, Clock, IndexContract, ids_of, number, ref, unit
 
 WRITER = Path(__file__).with_name("index_writer.py")
@@ -338,9 +338,7 @@ def filled(index: SqliteIndex, n: int = 20_000) -> int:
 
 
 def plan(index: SqliteIndex, no: int, query: Query) -> str:
-    with index._database.reading() as connection:
-        text, params = keys.select(no, 20_000, query, keys.declared(connection), 1000)
-        return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", params))
+    return "\n".join(index.explain(no, query).plan)
 
 
 def test_a_declared_key_is_searched_in_its_index_over_several_runs(open_index: Callable[..., SqliteIndex]) -> None:
@@ -364,6 +362,40 @@ def test_a_declared_key_is_searched_in_its_index_over_several_runs(open_index: C
     index.declare_keys(["lit"])
     assert "key_" not in plan(index, no, queries[0])
     assert index.query(no, queries[0]) == plain[0]
+
+
+def test_a_query_is_explained_by_the_index_that_serves_it(open_index: Callable[..., SqliteIndex]) -> None:
+    index = open_index()
+    no = filled(index)
+    index.declare_keys(["lit"])
+    score, lit, by_id = MetaKey(("score",)), MetaKey(("lit",)), Builtin("_id")
+    few = Comparison(lit, "<", Number(10))
+    third = Comparison(by_id, ">", Number(15_000))
+
+    def explained(query: Query) -> tuple[str, bool, int, bool]:
+        found = index.explain(no, query)
+        assert found.rows_total == 20_000
+        assert found.plan
+        return found.index, found.scans, found.rows, found.sorts
+
+    assert explained(Query()) == ("", True, 20_000, False)
+    assert explained(Query(Comparison(score, "<", Number(10)), (Order(score),))) == ("", True, 20_000, True)
+    assert explained(Query(And((few, Comparison(score, "<", Number(10)))))) == ("lit", False, 10, True)
+    assert explained(Query(third)) == ("id", False, 5_000, False)
+    assert explained(Query(third, (Order(score),))) == ("id", False, 5_000, True)
+    assert explained(Query(Comparison(MetaKey(("_id",)), ">", Number(5)))) == ("", True, 20_000, False)
+    assert explained(Query(In(lit, (Number(3), Number(5))))) == ("lit", False, 2, True)
+
+
+def test_counting_and_explaining_are_bounded_in_time(open_index: Callable[..., SqliteIndex]) -> None:
+    index = open_index()
+    no = filled(index)
+    slow = Query(Comparison(MetaKey(("score",)), "<", Number(0)))
+    with pytest.raises(DeadlineExceeded):
+        index.count(no, slow, time_limit_s=0)
+    with pytest.raises(DeadlineExceeded):
+        index.explain(no, slow, time_limit_s=0)
+    assert index.count(no, slow) == 0
 
 
 def test_the_first_messages_in_the_order_of_ids_are_found_without_sorting_all(

@@ -147,6 +147,22 @@ def declared_expression(path: Path) -> str:
     return f"json_extract(meta,'{json_path(key)}')"
 
 
+def bounds(part: Comparison | In, expression: str) -> tuple[str, str, tuple[Param, ...]]:
+    """Return what a predicate on an indexed key says of its value: side (lower, upper, same), condition, and values.
+
+    Every message that fulfils the predicate fulfils the condition, others may, too. The side is empty when it says
+    nothing that an index could seek by.
+    """
+    if isinstance(part, In):
+        if part.negated or any(map(_is_huge, part.values)):
+            return "", "", ()
+        return "same", f"{expression} IN ({', '.join('?' * len(part.values))})", tuple(map(_bound, part.values))
+    side = {"<": "upper", "<=": "upper", ">": "lower", ">=": "lower", "=": "same"}.get(part.op, "")
+    if not side or _is_huge(part.value):
+        return "", "", ()
+    return side, f"{expression} {part.op} ?", (_bound(part.value),)
+
+
 def _nary(word: str, parts: list[_Sql]) -> _Sql:
     parts = sorted(parts, key=lambda part: -part.depth)
     params = tuple(value for part in parts for value in part.params)

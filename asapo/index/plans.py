@@ -166,6 +166,16 @@ class Planner:
         text = f"WITH RECURSIVE {', '.join(with_tables)} " if with_tables else ""
         return text, where, params, values
 
+    def _checked(self, served_by: Path) -> SqlQuery:
+        """Return what is asked of each row that the index of one key gives: other keys first, as they may say no.
+
+        Not told of the declared keys, it leaves the choice of the index to the ranges.
+        """
+        where = self.query.where
+        if isinstance(where, And):
+            where = And(tuple(sorted(where.operands, key=lambda part: keys_of(part) == {served_by})))
+        return to_sql(Query(where, self.query.order))
+
     def _everything(self) -> Statement:
         if self.ranges and not self._order_key_alone():
             return self._intersection()
@@ -200,8 +210,7 @@ class Planner:
         return share if len(asked) == len(self.ranges) else share * UNKNOWN_SHARE
 
     def _intersection(self) -> Statement:
-        # Not told of the declared keys, the condition leaves the choice of the index to the ranges.
-        sql = to_sql(self.query)
+        sql = self._checked(min(self.ranges, key=lambda path: self.shares[path]))
         tables, where, params, values = self._where(sql, self.span.runs)
         inside, inside_params = intersection(self.ranges, self.shares)
         end = f"ORDER BY {sql.order_by} LIMIT {self.limit}"
@@ -233,7 +242,7 @@ class Planner:
             inside, inside_params = intersection(self.ranges, self.shares)
             inside = f"({RUN}) = run.n AND {inside}"
             source = "run CROSS JOIN message"
-        with_, where, params, values = self._where(to_sql(self.query), *tables)
+        with_, where, params, values = self._where(self._checked(first), *tables)
         text = (
             f"{with_}SELECT {ROW_SQL} FROM {source} WHERE {inside} AND {where} AND id <= (SELECT v FROM last_id) "
             f"ORDER BY id, substream LIMIT {self.limit}"
@@ -244,9 +253,11 @@ class Planner:
         """Look at the values of the key that orders, from its first on to one behind which enough rows lie before."""
         order = self.query.order[0]
         chosen = self.ranges.get(order.key.path) if isinstance(order.key, MetaKey) else None
-        share = self._share(but=order.key.path) if isinstance(order.key, MetaKey) else 0.0
+        if chosen is None or chosen.same or not isinstance(order.key, MetaKey):
+            return None
+        share = self._share(but=order.key.path)
         wanted = int(MARGIN * self.limit / share) + 1 if share else self.span.head_seq
-        if chosen is None or chosen.same or self.span.head_seq < LONG * wanted:
+        if self.span.head_seq < LONG * wanted:
             return None
         down, beyond, nearest = (" DESC", ">=", "max") if order.descending else ("", "<=", "min")
         near, near_params, far, far_params = chosen.sides(descending=order.descending)
@@ -269,7 +280,7 @@ class Planner:
         middle = f"SELECT v FROM each WHERE v IS NOT NULL ORDER BY v{down} LIMIT 1 OFFSET {self.span.n_runs // 2}"
         best = f"SELECT {value(first_run, wanted)}"
         place = f"place(v) AS MATERIALIZED (SELECT v FROM ({middle}) UNION ALL {best})"
-        sql = to_sql(self.query)
+        sql = self._checked(order.key.path)
         with_, where, params, values = self._where(sql, self.span.runs, each, place)
         text = (
             f"{with_}SELECT {ROW_SQL} FROM run CROSS JOIN message WHERE ({RUN}) = run.n AND {near or '1'} "
@@ -308,6 +319,11 @@ def count(
         return Statement(f"{start} AND ({sql.where})", sql.params)
     place = _place(span, by_id=narrowed_by_id(query.where))
     return Statement(f"SELECT count(*) FROM message WHERE {place} AND ({sql.where})", sql.params)
+
+
+def keys_of(expr: Expr) -> frozenset[Path]:
+    """Return the metadata paths that a condition looks at."""
+    return Query(expr).keys
 
 
 def _place(span: Span, *, by_id: bool) -> str:

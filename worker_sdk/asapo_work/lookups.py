@@ -90,11 +90,6 @@ class Lookups:
         resolve : {"", "origin"}
             "origin" returns the messages that the selected ones were computed from instead, each once.
 
-        Returns
-        -------
-        list of Message
-            With two attributes: `cursor`, for `after`, and `more`, False when there is nothing behind the last message.
-
         Raises
         ------
         WrongInput

@@ -115,7 +115,7 @@ def decode_singles(headers: Sequence[bytes], payload_bytes: Sequence[int]) -> Pu
     `decode` then says of each what is the matter. `payload_bytes` are the lengths of the payload parts.
     """
     prefix = PREFIXES[PUT_KIND]
-    if not all([header.startswith(prefix) for header in headers]):
+    if not all(header.startswith(prefix) for header in headers):
         return None
     try:
         maps = [msgpack.unpackb(memoryview(header)[PREFIX.size :], strict_map_key=False) for header in headers]

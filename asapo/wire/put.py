@@ -224,35 +224,42 @@ def put_from_singles(headers: Sequence[dict[str, Any]]) -> Put | None:
     WrongInput, KeyError, TypeError, ValueError
         Also when something is wrong with one of them.
     """
-    first, n = headers[0], len(headers)
+    first = headers[0]
     form = first.get("f")
     keys = {*PLAIN_KEYS, "f"} if form else set(PLAIN_KEYS)
-    if any([header.keys() != keys or header.get("f") != form for header in headers]):
+    if any(header.keys() != keys or header.get("f") != form for header in headers):
         return None
-    units, streams, ids, counts, sizes, checksums, metas, acquired, marks = zip(
-        *map(_plain_values, headers), strict=True
-    )
-    if (
-        set(map(type, chain(units, ids, counts, sizes, marks))) != {int}
-        or units != tuple(range(units[0], units[0] + n))
-        or counts.count(1) != n
-        or streams.count(streams[0]) != n
-        or set(map(type, metas)) != {list}
-        or set(map(len, chain(checksums, acquired))) != {8}
-    ):
+    columns = tuple(zip(*map(_plain_values, headers), strict=True))
+    if not _go_together(*columns):
         return None
-    dense = range(ids[0], ids[0] + n)
-    texts = [text for (text,) in metas]
-    if set(map(type, texts)) != {str} or type(streams[0]) is not str:
-        return None
+    units, streams, ids, _, sizes, checksums, metas, acquired, marks = columns
+    dense = range(ids[0], ids[0] + len(headers))
     return Put(
         unit=units[0],
         stream=streams[0],
         ids=dense if ids == tuple(dense) else list(ids),
         sizes=list(sizes),
         checksums=b"".join(checksums),
-        metas=texts,
+        metas=[text for (text,) in metas],
         acquired_ns=b"".join(acquired),
         closed_below=max(marks),
         format=format_of(form[0], tuple(form[1]), form[2]) if form else PLAIN,
+    )
+
+
+def _go_together(
+    units: Any, streams: Any, ids: Any, counts: Any, sizes: Any, checksums: Any, metas: Any, acquired: Any, marks: Any
+) -> bool:
+    """Say whether these columns are of units in a row, of one stream and one message each; `Put` checks the rest."""
+    n = len(units)
+    return (
+        set(map(type, chain(units, ids, counts, sizes, marks))) == {int}
+        and units == tuple(range(units[0], units[0] + n))
+        and counts.count(1) == n
+        and streams.count(streams[0]) == n
+        and min(marks) >= 0
+        and set(map(type, metas)) == {list}
+        and set(map(len, metas)) == {1}
+        and set(map(type, chain(streams, *metas))) == {str}
+        and set(map(len, chain(checksums, acquired))) == {8}
     )

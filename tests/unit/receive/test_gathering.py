@@ -65,8 +65,8 @@ class Bench:
         return said
 
     def finish(self) -> list[Any]:
-        self.network.finished([unit for unit in self.taken if isinstance(unit, Unit)])
-        self.taken.clear()
+        done, self.taken[:] = list(self.taken), []
+        self.network.finished(done)
         return self.turn()
 
 

@@ -39,7 +39,7 @@ class OpenSegment:
         self.sealed = False
         self.journal_good = True
         self.known = False
-        """True once `on_opened` was called."""
+        """True once its journal has a record."""
         self.used_s = 0.0
 
 

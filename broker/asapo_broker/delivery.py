@@ -14,6 +14,7 @@ from asapo.errors import (
     QueueFull,
     WrongInput,
 )
+from asapo.failpoints import failpoint
 from asapo.models import MAX_ID, StreamRef
 from asapo.wire.events import GetNext
 from asapo_broker.announced import AnnouncedUnit, announced
@@ -350,6 +351,7 @@ class Delivery:
             if expired:
                 self._tally.leases_expired += sum(map(len, expired.values()))
                 self._serving.changed.add(state)
+                failpoint("lease.after-expiry")
             if state.waiting:
                 self.wake(state, now_s)
             if not state.n_outstanding:

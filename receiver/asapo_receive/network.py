@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import Any, Final
 
 from asapo.errors import AsapoError, LocalProtocolError, ProtocolError, RemoteProtocolError, WrongInput, to_wire
+from asapo.failpoints import failpoint
 from asapo.metrics import Counters
 from asapo.models import check_name
 from asapo.transport import Message, Server, Waiter, Wakeup
@@ -226,7 +227,9 @@ class Network:
         for key, peer in touched.items():
             ack = peer.next_ack()
             if ack is not None:
+                failpoint("ingest.before-ack")
                 self._servers[key[0]].send(key[1], encode(ack))
+                failpoint("ingest.after-ack")
 
     def _answer(self, key: tuple[int, bytes], item: Request) -> None:
         number = getattr(item.event, "request", None)

@@ -172,6 +172,9 @@ class MetadataIndex(Protocol):
     def open_segments(self, receiver_id: str) -> list[OpenSegment]:
         """Return the receiver's segments that are not closed, oldest first."""
 
+    def known_segments(self, paths: Sequence[str]) -> set[str]:
+        """Return those of these paths that are registered."""
+
     def open_session(
         self, ref: StreamRef, session_id: bytes, substream: int, numbering: bool, receiver_id: str
     ) -> OpenedStream:

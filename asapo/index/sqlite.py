@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from asapo.errors import IndexUnavailable, UnknownStream, WrongInput
+from asapo.failpoints import failpoint
 from asapo.hostinfo import boot_id as boot_id_of_host
 from asapo.index import ingest, keys, schema, sessions
 from asapo.index.database import BUSY_TIMEOUT_S, Database
@@ -138,6 +139,7 @@ class SqliteIndex(SqliteQueries):
         with self._writing() as connection:
             outcomes = how(connection, self._names, units)
             ingest.mark_sessions(connection, self._names, units, self._clock_s())
+            failpoint("index.before-commit")
             return outcomes
 
     def _own(self, ref: StreamRef) -> None:
@@ -170,6 +172,11 @@ class SqliteIndex(SqliteQueries):
             OpenSegment(no, path, epoch, StreamRef(self.beamtime, source, stream))
             for no, path, epoch, source, stream in self._database.read(select, (receiver_id,))
         ]
+
+    def known_segments(self, paths: Sequence[str]) -> set[str]:
+        """Return those of these paths that are registered."""
+        select = "SELECT path FROM segment WHERE path IN (SELECT value FROM json_each(?))"
+        return {path for (path,) in self._database.read(select, (json.dumps(paths),))}
 
     def open_session(
         self, ref: StreamRef, session_id: bytes, substream: int, numbering: bool, receiver_id: str

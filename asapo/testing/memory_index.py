@@ -157,6 +157,10 @@ class MemoryIndex:
             if info.receiver_id == receiver_id and opened.no not in self._closed_segments
         ]
 
+    def known_segments(self, paths: Sequence[str]) -> set[str]:
+        """Return those of these paths that are registered."""
+        return {opened.path for _, opened in self._segment_infos} & set(paths)
+
     def _is_open(self, session: MemorySession) -> bool:
         return not session.closed and session.seen_s > self._clock_s() - self._session_timeout_s
 

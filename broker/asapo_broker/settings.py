@@ -46,10 +46,12 @@ class CoreSettings:
     max_streams: int = 20_000
     """Streams that are in memory because somebody reads them."""
     max_groups: int = 20_000
-    window_rows: int = 50_000
-    """Rows of one stream kept in memory; groups further back read the index."""
-    window_bytes: int = 64 * MIB
-    """Memory of the rows of one stream."""
+    window_rows: int = 200_000
+    """Most rows of one stream kept in memory; groups further back read the index, at twice the price of a row."""
+    window_bytes: int = 160 * MIB
+    """Most memory of the rows of one stream, estimated."""
+    windows_bytes: int = 320 * MIB
+    """Memory of the rows of all streams, which have equal shares of it."""
     max_part_bytes: int = MAX_HEADER_BYTES
     """Longest message part a peer may send."""
     idle_stream_s: float = 300.0

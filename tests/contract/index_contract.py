@@ -500,6 +500,9 @@ class IndexContract:
             (numbers[0], "/t/0.seg", 0, ref()), (numbers[2], "/t/2.seg", 2, ref())
         ]  # fmt: skip
         assert index.open_segments("r3") == []
+        paths = ["/t/1.seg", "/t/2.seg", "/t/x.seg"]
+        assert index.known_segments([*paths, "/t/y.seg", "/t/ü'\".seg"]) == set(paths)
+        assert index.known_segments([]) == set()
 
     # -- queries
 

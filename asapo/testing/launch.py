@@ -86,7 +86,7 @@ class LocalServices:
     def _add(self, name: str, service: Service) -> Service:
         self._services[name] = service
         if name in self._faults:
-            service.module, service.environment = "asapo.testing.faults", {VARIABLE: self._faults[name]}
+            self.inject(name, self._faults[name])
         service.start()
         return service
 
@@ -110,6 +110,11 @@ class LocalServices:
     def ended(self, name: str) -> bool:
         """Return True when a service has ended by itself, for example by a fault."""
         return self._services[name].ended
+
+    def inject(self, name: str, faults: str) -> None:
+        """Let a service work under faults from its next start on, as `asapo.testing.faults.VARIABLE` takes them."""
+        service = self._services[name]
+        service.module, service.environment = "asapo.testing.faults", {VARIABLE: faults}
 
     def cure(self, name: str) -> None:
         """Let a service work without faults from its next start on."""

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from asapo.errors import AsapoError, ConfigError, RemoteProtocolError, StorageError, WrongInput, to_wire
+from asapo.index.asked import QueryLimits
 from asapo.transport import Message, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import (
@@ -126,7 +127,8 @@ class Core:
             self._registry,
             self._post,
             threads=settings.request_threads,
-            limit_s=settings.request_limit_s,
+            query_threads=settings.query_threads,
+            limits=QueryLimits(settings.query_limit_s, settings.query_rows),
             max_queued=settings.max_queued_requests,
         )
         self._delivery = Delivery(
@@ -172,7 +174,7 @@ class Core:
             part.stop()
         for thread in threads:
             thread.join(10.0)
-        self._pool.join(self.settings.request_limit_s + 1)
+        self._pool.join(self.settings.query_limit_s + 1)
         self._server.close()
         self._indexes.close()
         self._bell.close()

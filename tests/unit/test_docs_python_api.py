@@ -10,7 +10,7 @@ import pytest
 import asapo
 from asapo import AsyncConsumer, Consumer, Producer, Stage
 from asapo_produce import BatchHandle, ProducerStats, SendHandle
-from asapo_work import Message, OfflineConsumer, OpenReport
+from asapo_work import Found, Message, OfflineConsumer, OpenReport
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/python-api.md").read_text()
 CLASSES = [Producer, SendHandle, BatchHandle, Consumer, AsyncConsumer, Message, Stage]
@@ -56,7 +56,7 @@ def test_signatures_are_those_of_the_code(kind: type) -> None:
 
 
 @pytest.mark.parametrize(
-    "kind", [Producer, Consumer, OfflineConsumer, AsyncConsumer, Stage], ids=lambda kind: kind.__name__
+    "kind", [Producer, Consumer, OfflineConsumer, AsyncConsumer, Found, Stage], ids=lambda kind: kind.__name__
 )
 def test_constructors_are_those_of_the_code(kind: type) -> None:
     text = re.search(rf"^`({kind.__name__}\(.*\))`$", section(kind), re.MULTILINE)
@@ -69,6 +69,10 @@ def test_open_and_its_report_are_those_of_the_code() -> None:
     assert text is not None
     assert stated(text[1]) == parameters(asapo.open)
     assert all(f"`{name}`" in section(OfflineConsumer) for name in OpenReport.__dataclass_fields__)
+
+
+def test_the_attributes_of_what_a_query_returns_are_listed() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", section(Found), re.MULTILINE)) == set(vars(Found()))
 
 
 def test_the_counts_of_a_producer_are_listed() -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from asapo_work.consumer import Consumer
 from asapo_work.message import Message
+from asapo_work.queries import Found
 from asapo_work.stage import Result, Stage, StageCounts, run_stage
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncConsumer",
     "Consumer",
+    "Found",
     "Message",
     "OfflineConsumer",
     "OpenReport",

@@ -127,7 +127,13 @@ def test_queries_and_filters_select(recording: Recording) -> None:
     with opened(recording) as consumer:
         assert [m.id for m in consumer.query("n > 27 OR n = 3", stream="s")] == [3, 28, 29, 30]
         assert [m.id for m in consumer.query("n > 5 ORDER BY n DESC LIMIT 2", stream="s")] == [30, 29]
-        assert [m.id for m in consumer.query("", stream="s", limit=2)] == [1, 2]
+        first = consumer.query("", stream="s", limit=2)
+        assert ([m.id for m in first], first.more) == ([1, 2], True)
+        assert [m.id for m in consumer.query("", stream="s", limit=2, after=first.cursor)] == [3, 4]
+        pages = list(consumer.query_pages("n > 3 ORDER BY n DESC", stream="s", page=10))
+        assert [m.id for page in pages for m in page] == list(range(30, 3, -1))
+        assert consumer.query("n = 3", stream="s", keys=["n"])[0].meta == {"n": 3}
+        assert consumer.count("n > 20", stream="s") == 10
         group = [m.id for m in consumer.stream(group="even", stream="s", where="n IN (2, 4, 40)")]
         assert group == [2, 4]
         with pytest.raises(WrongInput, match="condition only"):
@@ -278,11 +284,14 @@ def test_streams_are_followed(recording: Recording) -> None:
             next(every)
 
 
+@pytest.mark.needs_server
 def test_what_a_folder_lacks_says_so(recording: Recording) -> None:
     frames(recording, 1)
     with opened(recording) as consumer, pytest.raises(OfflineUnsupported, match="needs running services") as caught:
         consumer.receivers()
     assert caught.value.feature == "ListReceivers"
+    with opened(recording) as consumer, pytest.raises(OfflineUnsupported, match="looks at every message"):
+        consumer.explain("", stream="s")
     with pytest.raises(LocalProtocolError, match="open the folder again"):
         consumer.get_last(stream="s")
     assert repr(consumer) == "<OfflineConsumer of bt1/det: closed>"

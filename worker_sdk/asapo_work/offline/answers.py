@@ -11,10 +11,12 @@ from asapo.delivery.group import Granted, Group, NeedBacklog
 from asapo.delivery.rows import RowTuple, row_dataset_size
 from asapo.delivery.stream import other_bound
 from asapo.errors import AsapoError, LeaseLost, NothingYet, OfflineUnsupported, StreamState, WrongInput, to_wire
+from asapo.index import asked
 from asapo.index.answers import absent, finished, info_map, nothing_yet, rows_by_id, rows_by_seq, whole
+from asapo.index.asked import QueryLimits
 from asapo.models import StreamRef
-from asapo.query import parse, sort_key
-from asapo.query.rows import group_filter, select_rows
+from asapo.query import parse
+from asapo.query.rows import group_filter
 from asapo.wire.events import (
     Acknowledge,
     Describe,
@@ -32,8 +34,6 @@ from asapo_work.offline.folder import Folder, OfflineStream
 
 SESSION: Final = b"offline"
 """All threads of this process are one session, as those that share a consumer are."""
-QUERY_ROWS: Final = 10_000
-"""Rows looked at before others get their turn."""
 
 
 class Clock:
@@ -192,17 +192,11 @@ class Answers:
 
     def _query(self, request: Query) -> Event:
         stream = self._stream(request)
-        query = parse(request.text)
-        limit = request.limit if query.limit is None else min(request.limit, query.limit)
-        found: list[Any] = []
-        for rows in stream.all_rows(QUERY_ROWS):
-            found += select_rows(query, rows)
-            if not query.order and len(found) >= limit:
-                break  # they come in the order of ids
-        if query.order:
-            key = sort_key(query)
-            found.sort(key=lambda pair: key(pair[0]))
-        return self._rows(request.request, stream, [row for _, row in found[:limit]])
+
+        def rows_of(number: int, rows: Sequence[RowTuple], **extra: Any) -> Rows:
+            return self._rows(number, stream, rows, **extra)
+
+        return asked.answer(stream, stream.ref, 0, request, QueryLimits(), rows_of)
 
     def _describe(self, request: Describe) -> Event:
         if request.beamtime:

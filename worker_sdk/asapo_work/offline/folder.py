@@ -14,13 +14,15 @@ from typing import Any, Final
 
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
-from asapo.errors import AsapoError, WrongInput
-from asapo.index.interface import StreamHead, check_object_text
+from asapo.errors import AsapoError, OfflineUnsupported, WrongInput
+from asapo.index.interface import Explanation, StreamHead, check_object_text
 from asapo.index.rebuild import Rebuilt, rebuild_stream, stream_ref
 from asapo.index.snapshot import Columns, Snapshot, why_stale
 from asapo.index.snapshot_write import NotReady, write_snapshot
 from asapo.index.sqlite import SqliteIndex
 from asapo.models import MAX_ID, StreamInfo, StreamRef
+from asapo.query import Query, Record, sort_key
+from asapo.query.rows import record_of, select_rows
 from asapo.storage.journal import Damage, Kind
 from asapo.storage.layout import SNAPSHOT_FILE
 from asapo.storage.recorded import (
@@ -36,6 +38,8 @@ from asapo.storage.recorded import (
 logger = logging.getLogger(__name__)
 
 SNAPSHOT: Final = "snapshot"
+QUERY_ROWS: Final = 10_000
+"""Rows that are judged at once."""
 MAX_LOADED: Final = 128
 """Streams whose rows are kept mapped; those of others are mapped again when they are needed."""
 
@@ -143,6 +147,39 @@ class OfflineStream:
         """Yield all rows ordered by id and substream, some at a time."""
         for first in range(0, len(self.columns), chunk):
             yield self.columns.by_id(first, first + chunk)
+
+    # `asapo.index.asked.Queried`
+
+    def query(
+        self, stream_no: int, query: Query, *, after: int = 0, row_limit: int, time_limit_s: float
+    ) -> list[RowTuple]:
+        """Return the rows that a query selects, in its order, behind the one that arrived as number `after`.
+
+        Every row is looked at, however long that takes: nobody else waits for it.
+        """
+        place = sort_key(query)
+        passed = [place(record_of(row)) for row in self.columns.after_seq(after - 1, 1) if after and row[1] == after]
+        found: list[tuple[Record, RowTuple]] = []
+        for rows in self.all_rows(QUERY_ROWS):
+            pairs = select_rows(query, rows)
+            found += [pair for pair in pairs if passed[0] < place(pair[0])] if passed else pairs
+            if not query.order and len(found) >= row_limit:
+                break  # they come in the order of ids
+        if query.order:
+            found.sort(key=lambda pair: place(pair[0]))
+        return [row for _, row in found[:row_limit]]
+
+    def count(self, stream_no: int, query: Query, *, time_limit_s: float) -> int:
+        """Return how many rows a query selects."""
+        found = sum(len(select_rows(query, rows)) for rows in self.all_rows(QUERY_ROWS))
+        return found if query.limit is None else min(found, query.limit)
+
+    def explain(self, stream_no: int, query: Query, *, time_limit_s: float) -> Explanation:
+        """Raise OfflineUnsupported: every query looks at every message."""
+        raise OfflineUnsupported(
+            "explain needs running services: offline there is no index, a query looks at every message",
+            feature="explain",
+        )
 
     def last_id(self) -> int:
         """Return the highest id of a message or complete dataset; 0 when there is none."""

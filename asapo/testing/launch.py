@@ -35,13 +35,16 @@ class LocalServices:
         Level of the services' log lines on stderr.
     faults : map of service name to faults, optional
         Faults of the file operations of services, as `asapo.testing.faults.VARIABLE` takes them.
+    stand_ins : map of service name to (module, environment), optional
+        Python modules to run services with instead of `asapo`, with variables beside ours.
     receiver : keyword arguments
         Fields of `asapo.config.ReceiverConfig`.
     """
 
     def __init__(
         self, data_dir: str | Path, *, receivers: int = 1, http: bool = False, log_level: str = "warning",
-        declared_keys: tuple[str, ...] = (), faults: Mapping[str, str] | None = None, **receiver: Any,
+        declared_keys: tuple[str, ...] = (), faults: Mapping[str, str] | None = None,
+        stand_ins: Mapping[str, tuple[str, Mapping[str, str]]] | None = None, **receiver: Any,
     ) -> None:  # fmt: skip
         base = Config()
         self._config = dataclasses.replace(
@@ -54,7 +57,10 @@ class LocalServices:
         )
         self._first_receivers = receivers
         self._with_http = http
-        self._faults = faults or {}
+        self._stand_ins = {
+            **(stand_ins or {}),
+            **{name: ("asapo.testing.faults", {VARIABLE: fault}) for name, fault in (faults or {}).items()},
+        }
         self._services: dict[str, Service] = {}
         self.native = ""
         """Address for producers and consumers."""
@@ -85,8 +91,8 @@ class LocalServices:
 
     def _add(self, name: str, service: Service) -> Service:
         self._services[name] = service
-        if name in self._faults:
-            service.module, service.environment = "asapo.testing.faults", {VARIABLE: self._faults[name]}
+        if name in self._stand_ins:
+            service.module, service.environment = self._stand_ins[name]
         service.start()
         return service
 
@@ -112,8 +118,9 @@ class LocalServices:
         return self._services[name].ended
 
     def cure(self, name: str) -> None:
-        """Let a service work without faults from its next start on."""
-        self._services[name].environment = {}
+        """Let a service work without faults, and as itself, from its next start on."""
+        service = self._services[name]
+        service.module, service.environment = "asapo", {}
 
     def kill(self, name: str) -> None:
         """End a service by SIGKILL."""

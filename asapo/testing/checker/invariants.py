@@ -205,7 +205,7 @@ def liveness(given: Evidence) -> Finding:
     if not given.probes:
         return blame.cannot("nothing was killed, so nothing had to come back")
     slowest = max((probe.took_s for probe in given.probes if probe.took_s is not None), default=0.0)
-    return blame.verdict(f"{len(given.probes)} times something came back, at most after {slowest:.2f} s")
+    return blame.verdict(f"{len(given.probes)} steps came to their end in time, the slowest after {slowest:.2f} s")
 
 
 def no_leak(given: Evidence) -> Finding:

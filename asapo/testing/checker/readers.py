@@ -52,7 +52,6 @@ class Reader:
         self._settings = settings
         self._say = say
         self._stopping = stopping or threading.Event()
-        self._beyond_s = 0.0
 
     def run(self, ids: Sequence[int] = ()) -> None:
         """Read until the stream is finished and all was read; `ids` are those to ask for, for a final one by id.
@@ -115,13 +114,9 @@ class Reader:
             note(log, message, now_ns)
         lost: set[int] = set()
         try:
-            consumer.acknowledge(messages, group=self._settings.group)
+            self._patiently(lambda: consumer.acknowledge(messages, group=self._settings.group))
         except LeaseLost as exc:
             lost.update(exc.fields.get("message_ids", ()))
-        except AsapoError as exc:
-            if not exc.retriable:
-                raise
-            return  # nobody knows whether it was heard
         now_ns = time.monotonic_ns()
         for message in messages:
             if message.id not in lost:

@@ -28,6 +28,10 @@ COMMANDS: Final = {
     "get": ("asapo_work.cli.get", "fetch messages by id or the last one"),
     "query": ("asapo_work.cli.query", "find messages by their metadata"),
     "doctor": ("asapo_work.cli.doctor", "check this installation and the services it reaches"),
+    "selfcheck": (
+        "asapo.testing.checker.cli",
+        "prove that nothing sent here is lost, doubled, changed or out of order",
+    ),
 }
 """Sub-command to (module with `add_arguments(parser)` and `run(args) -> exit status`, help line)."""
 

@@ -18,6 +18,12 @@ VARIABLE: Final = "ASAPO_MUTANT"
 DROPPED_EVERY: Final = 10_000
 
 
+def patch(owner: Any, **replacements: Any) -> None:
+    """Replace attributes of a class or module."""
+    for name, value in replacements.items():
+        setattr(owner, name, value)
+
+
 def ack_before_write() -> None:
     """Answer what has come in, store it a moment later."""
     from asapo_receive.network import Network
@@ -37,7 +43,8 @@ def ack_before_write() -> None:
         time.sleep(0.1)
         take_units(self, units)
 
-    Network._hand_over, Network.finished, Writer._take_units = early, only_requests, slowly  # type: ignore[assignment, method-assign]
+    patch(Network, _hand_over=early, finished=only_requests)
+    patch(Writer, _take_units=slowly)
 
 
 class _Dropped(AsapoError):
@@ -67,7 +74,8 @@ def drop_one() -> None:
                 item.errors = [each for each in item.errors if not isinstance(each[1], _Dropped)]
         finished(self, items)
 
-    writer.verify, Network.finished = forgetful, silent  # type: ignore[method-assign]
+    patch(writer, verify=forgetful)
+    patch(Network, finished=silent)
 
 
 def swap_ids() -> None:
@@ -79,13 +87,13 @@ def swap_ids() -> None:
         record = record_of(*args)
         if len(record.ids) < 3:
             return record
-        columns = {}
+        columns: dict[str, Any] = {}
         for name in ("offsets", "sizes", "checksums", "metas"):
             first, second, third, *rest = getattr(record, name)
             columns[name] = [first, third, second, *rest]
         return dataclasses.replace(record, **columns)
 
-    indexer.record_of = swapped
+    patch(indexer, record_of=swapped)
 
 
 def duplicate_on_retry() -> None:
@@ -95,7 +103,7 @@ def duplicate_on_retry() -> None:
     from asapo_receive.units import Unit
 
     hand_over = Network._hand_over
-    schema.TABLES = schema.TABLES.replace("CREATE UNIQUE INDEX message_id", "CREATE INDEX message_id")
+    patch(schema, TABLES=schema.TABLES.replace("CREATE UNIQUE INDEX message_id", "CREATE INDEX message_id"))
 
     def twice(self: Any) -> None:
         again = [dataclasses.replace(item, peer=(0, b"gone"), errors=[]) for item in self._burst
@@ -103,7 +111,7 @@ def duplicate_on_retry() -> None:
         self._burst += again
         hand_over(self)
 
-    Network._hand_over = twice  # type: ignore[method-assign]
+    patch(Network, _hand_over=twice)
 
 
 def cut_tail() -> None:
@@ -117,7 +125,7 @@ def cut_tail() -> None:
         release(self)
         os.truncate(self.path, end)
 
-    SegmentWriter._release = shorter  # type: ignore[method-assign]
+    patch(SegmentWriter, _release=shorter)
 
 
 def flip_bit() -> None:
@@ -138,14 +146,14 @@ def flip_bit() -> None:
             changed.append(data)
         write_run(self, slots, changed)
 
-    StreamStore.write_run = flipped  # type: ignore[method-assign]
+    patch(StreamStore, write_run=flipped)
 
 
 def forget_pointer() -> None:
     """Begin every group anew after a restart."""
     from asapo_broker.store import CursorStore
 
-    CursorStore.load = lambda *_: None  # type: ignore[method-assign]
+    patch(CursorStore, load=lambda *_: None)
 
 
 def overwrite() -> None:
@@ -158,7 +166,7 @@ def overwrite() -> None:
     def replace(connection: Any, _unit: Any, _index: int, row: Sequence[Any], *_: Any) -> None:
         connection.execute(update, (*row[5:11], *row[1:4]))
 
-    ingest._look_at = replace
+    patch(ingest, _look_at=replace)
 
 
 def previous_buffer() -> None:
@@ -177,7 +185,7 @@ def previous_buffer() -> None:
         before = now
         return found
 
-    DataServer._read = stale  # type: ignore[method-assign]
+    patch(DataServer, _read=stale)
 
 
 MUTANTS: Final[dict[str, Callable[[], None]]] = {

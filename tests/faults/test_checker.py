@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import random
+import statistics
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from asapo.testing.checker import Content, Invariant, Report, Resource, check
+from asapo.testing.checker import Content, Invariant, Report, check
 from asapo.testing.checker.content import SMALL_SIZES, Weights
+from asapo.testing.checker.local import run_under_kills
 from asapo.testing.checker.mutants import MUTANTS as MODEL_MUTANTS
-from asapo.testing.checker.run import Run, process_numbers
+from asapo.testing.checker.run import Run
 from asapo.testing.launch import LocalServices
-from asapo_receive.data_server import MAX_OPEN_FILES
 from tests.e2e.programs import ROOT
 from tests.faults.mutants import MUTANTS, VARIABLE
 
@@ -51,8 +50,15 @@ BROKEN = [
     Broken("duplicate on retry", I4, frozenset({I6, I7})),
     Broken("truncate last 512 B", I1, frozenset({I7})),
     Broken("flip one bit", I5),
-    Broken("forget the group pointer at restart", I4, service="broker", killed="broker", killed_after=400,
-           messages=500, send={"rate_hz": 200}),
+    Broken(
+        "forget the group pointer at restart",
+        I4,
+        service="broker",
+        killed="broker",
+        killed_after=400,
+        messages=500,
+        send={"rate_hz": 200},
+    ),
     Broken("overwrite on id conflict", I5, frozenset({I6, I7}), send={"conflict_every": 20}),
     Broken("deliver the previous frame's buffer", I5, sizes=((5000, 1),)),
 ]
@@ -96,37 +102,22 @@ def test_the_broken_services_are_those_of_the_model() -> None:
 # -- sound services --------------------------------------------------------------------------------------------------
 
 
-def _numbers(services: LocalServices, names: list[str]) -> dict[str, int]:
-    return {f"{what} of {name}": n for name in names for what, n in process_numbers(services.pid(name)).items()}
-
-
 def _survive(tmp_path: Path, rounds: int, *, seed: int, messages: int, victims: list[str]) -> None:
     """Kill services in turn at random moments while frames of all sizes come; then check everything."""
-    chance = random.Random(seed)
     segment_bytes = 2**20
     sizes = (*((size, 10 * weight) for size, weight in SMALL_SIZES), (segment_bytes + 1, 1))
-    with LocalServices(tmp_path / "data", receivers=2, segment_bytes=segment_bytes) as services:
-        names = ["r1", "r2", "broker"]
-        with Run(
-            services.native, tmp_path / "run", Content(seed, "kills", sizes), messages=messages, rate_hz=130,
-            patience_s=PATIENCE_S, conflict_every=40,
-        ) as run:  # fmt: skip
-            run.start()
-            before = {}
-            for name in itertools.islice(itertools.cycle(victims), rounds):
-                run.wait_acked(chance.randint(1, 30))
-                before = before or _numbers(services, names)
-                run.note_kill("core" if name == "broker" else "receiver")
-                services.kill(name)
-                run.timed(f"ingest after the death of {name}", RESTART_S, lambda n=name: services.restart(n))  # type: ignore[misc]
-            assert run.acked() < messages, "the last kill came after the last frame: nothing was under way"
-            run.finish()
-            after = _numbers(services, names)
-            # A data server keeps so many segments open for readers, a core a database for each thread that asked: bounds.
-            tolerance = {what: MAX_OPEN_FILES if "descriptors of r" in what else 12 for what in before}
-            run.resources += [Resource(what, n, after[what], tolerance[what]) for what, n in before.items()]
-            report = check(run.evidence(tiers=[services.data_dir / "beamline"]))
+    with (
+        LocalServices(tmp_path / "data", receivers=2, segment_bytes=segment_bytes) as services,
+        Run(services.native, tmp_path / "run", Content(seed, "kills", sizes), messages=messages, rate_hz=130,
+            patience_s=PATIENCE_S, conflict_every=40) as run,
+    ):  # fmt: skip
+        run.start()
+        in_time = run_under_kills(run, services, victims, rounds, seed=seed)
+        report = check(run.evidence(tiers=[services.data_dir / "beamline"]))
     report.require(*Invariant)
+    assert in_time == rounds, "some kills came after the last frame: nothing was under way"
+    back_s = [probe.took_s for probe in run.probes if "death" in probe.what and probe.took_s is not None]
+    assert statistics.median(back_s) < RESTART_S, back_s
 
 
 def test_sound_services_that_are_killed_keep_all_nine(tmp_path: Path) -> None:

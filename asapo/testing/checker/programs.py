@@ -1,6 +1,7 @@
 """Producer and readers of a check as processes: `python -m asapo.testing.checker.programs send|read SETTINGS`.
 
-SETTINGS is one JSON object. They print `ready` or `sending ID` lines, and end by themselves when the stream is finished.
+SETTINGS is one JSON object. They print `ready` or `sending ID` lines, and end by themselves when the stream
+is finished.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ class ReadSettings:
     batch: int = 20
     access: str = "auto"
     verify: bool = False
-    """Compare checksums. Off, because this checker compares the bytes itself: what is wrong must not hide as an error."""
+    """Compare checksums. Off, because the bytes are compared here: what is wrong must not hide behind an error."""
     lease_s: float = 60.0
     patience_s: float = 120.0
     """How long the services may be away, or have nothing."""
@@ -47,7 +47,10 @@ class Reader:
     """One reader at work."""
 
     def __init__(
-        self, settings: ReadSettings, say: Callable[[str], None] = lambda _: None, stopping: threading.Event | None = None
+        self,
+        settings: ReadSettings,
+        say: Callable[[str], None] = lambda _: None,
+        stopping: threading.Event | None = None,
     ) -> None:
         self._settings = settings
         self._say = say
@@ -87,7 +90,7 @@ class Reader:
     def _ordered(self, consumer: Consumer, log: ReadingLog) -> None:
         """Read by the loop that most scripts use."""
         settings = self._settings
-        # A batch that was fetched ahead would be written down long after it was given, and kills are told apart by time.
+        # A batch fetched ahead would be written down long after it was given, and times tell what a kill excuses.
         lists = consumer.stream(
             group=settings.group, stream=settings.stream, batch=settings.batch, follow=None, ack="manual",
             prefetch=settings.final, timeout_s=settings.patience_s, lease_s=settings.lease_s,

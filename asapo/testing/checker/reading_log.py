@@ -28,23 +28,23 @@ class ReadingLog:
         os.write(self._fd, f"{' '.join(map(str, words))}\n".encode())
 
     def got(self, seen: Seen) -> None:
-        """A message that was read."""
+        """Note a message that was read."""
         self._line("GOT", seen.id, seen.size, seen.sha256, seen.named, seen.t_ns, seen.attempt, int(seen.late))
 
     def failed(self, message_id: int, code: str, t_ns: int) -> None:
-        """A message that is there and could not be read."""
+        """Note a message that is there and could not be read."""
         self._line("ERR", message_id, code, t_ns)
 
     def hole(self, message_id: int, t_ns: int) -> None:
-        """An id that will never come, as the services say."""
+        """Note an id that will never come, as the services say."""
         self._line("HOLE", message_id, t_ns)
 
     def done(self, message_id: int, t_ns: int) -> None:
-        """An acknowledgement that was confirmed."""
+        """Note an acknowledgement that was confirmed."""
         self._line("DONE", message_id, t_ns)
 
     def end(self) -> None:
-        """All was read."""
+        """Note that all was read."""
         self._line("END")
 
     def close(self) -> None:

@@ -28,8 +28,8 @@ from asapo.testing.checker.book import Book, book_path, read_book
 from asapo.testing.checker.content import Content
 from asapo.testing.checker.evidence import Evidence, Kill, Probe, Reading, Resource, ServerLedger, Way
 from asapo.testing.checker.offline import read_offline
-from asapo.testing.checker.reading_log import read_log
 from asapo.testing.checker.readers import Reader, ReadSettings
+from asapo.testing.checker.reading_log import read_log
 from asapo.testing.checker.sender import SendSettings
 
 PRODUCER: Final = "producer"
@@ -147,6 +147,11 @@ class Run:
         producer = self._processes[PRODUCER]
         self._wait(lambda: self.acked() >= wanted or producer.poll() is not None, f"{more} more acknowledgements")
 
+    @property
+    def sending(self) -> bool:
+        """Whether the producer still has frames to send or to hear of."""
+        return self.acked() < self._send.messages and self._processes[PRODUCER].poll() is None
+
     def _wait(self, condition: Callable[[], bool], what: str) -> None:
         deadline_s = time.monotonic() + self.patience_s
         while not condition():
@@ -262,13 +267,3 @@ def _united(readings: list[Reading]) -> Reading:
         seen=tuple(one for reading in readings for one in reading.seen),
         errors=tuple(one for reading in readings for one in reading.errors),
     )
-
-
-def process_numbers(pid: int) -> dict[str, int]:
-    """Return how many descriptors and threads a process has; empty where the system does not say."""
-    try:
-        descriptors = len(os.listdir(f"/proc/{pid}/fd"))
-        threads = len(os.listdir(f"/proc/{pid}/task"))
-    except OSError:
-        return {}
-    return {"descriptors": descriptors, "threads": threads}

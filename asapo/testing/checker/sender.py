@@ -18,7 +18,7 @@ from asapo.errors import TransportError
 from asapo.testing.checker.book import BookWriter
 from asapo.testing.checker.content import Content
 
-GROUP: Final = 16
+GROUP: Final = 64
 """Frames written down together before they are sent."""
 GROUP_BYTES: Final = 32_000_000
 STEP_S: Final = 0.05
@@ -50,9 +50,7 @@ class SendSettings:
 class Sender:
     """Sends the frames of one stream and finishes it."""
 
-    def __init__(
-        self, settings: SendSettings, content: Content, say: Callable[[str], None] = lambda _: None
-    ) -> None:
+    def __init__(self, settings: SendSettings, content: Content, say: Callable[[str], None] = lambda _: None) -> None:
         self._settings = settings
         self._content = content
         self._say = say

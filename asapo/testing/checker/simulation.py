@@ -227,7 +227,9 @@ class Simulation:
                 offline(self.model, self.now_ns()),
                 self.lasts.reading(final=True),
             ),
-            ledger=ServerLedger(self.model.counted[0], self.model.counted[1], max((row.id for row in self.model.rows), default=0)),
+            ledger=ServerLedger(
+                self.model.counted[0], self.model.counted[1], max((row.id for row in self.model.rows), default=0)
+            ),
             kills=tuple(self.kills),
             probes=tuple(self.probes),
             resources=tuple(Resource(name, number, after[name]) for name, number in self.before.items()),

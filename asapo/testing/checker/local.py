@@ -13,8 +13,8 @@ from asapo.testing.checker.run import Run
 from asapo.testing.launch import LocalServices
 
 BROKER: Final = "broker"
-BOUNDED: Final = {"receiver": 64, "broker": 12}
-"""Descriptors that a service may keep: a data server its segments, a core a database for each thread that asked."""
+BOUNDED: Final = {"receiver": 64 + 16, "broker": 16}
+"""Descriptors that a service may take later and keep: 64 segments of a data server, databases of threads that asked."""
 THREADS: Final = 4
 """Threads that start when they are first needed."""
 STALLED_S: Final = 10.0

@@ -1,7 +1,7 @@
 """The checker: proves on what was sent and what was read that nothing is lost, doubled, changed or out of order.
 
-A pure core (`check` on an `Evidence`), programs that gather the evidence under faults (`Run`), and the proof that the
-core finds what it is there to find (`simulate`, `MUTANTS`).
+A pure core (`check` on an `Evidence`); programs that gather the evidence on real services, in `run`; and the proof that
+the core finds what it is there to find, in `simulation` and `mutants`. `cli` is `asapo selfcheck`.
 """
 
 from asapo.testing.checker.book import Book, BookWriter, read_book

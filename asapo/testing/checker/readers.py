@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -46,15 +45,9 @@ class ReadSettings:
 class Reader:
     """One reader at work."""
 
-    def __init__(
-        self,
-        settings: ReadSettings,
-        say: Callable[[str], None] = lambda _: None,
-        stopping: threading.Event | None = None,
-    ) -> None:
+    def __init__(self, settings: ReadSettings, say: Callable[[str], None] = lambda _: None) -> None:
         self._settings = settings
         self._say = say
-        self._stopping = stopping or threading.Event()
 
     def run(self, ids: Sequence[int] = ()) -> None:
         """Read until the stream is finished and all was read; `ids` are those to ask for, for a final one by id.
@@ -101,7 +94,7 @@ class Reader:
     def _work(self, consumer: Consumer, log: ReadingLog) -> None:
         """Take and acknowledge, batch by batch."""
         settings = self._settings
-        while not self._stopping.is_set():
+        while True:
             messages = self._patiently(
                 lambda: consumer.get_next(
                     settings.group, n=settings.batch, stream=settings.stream, timeout_s=1.0, lease_s=settings.lease_s
@@ -134,7 +127,7 @@ class Reader:
             except StreamFinished:
                 return None
             except (NothingYet, UnknownStream, AsapoError) as exc:
-                if not exc.retriable or time.monotonic() > deadline_s or self._stopping.is_set():
+                if not exc.retriable or time.monotonic() > deadline_s:
                     raise
                 time.sleep(LOOK_S)
 
@@ -146,7 +139,7 @@ class Reader:
 
     def _last(self, consumer: Consumer, log: ReadingLog) -> None:
         """Look at the last message again and again, once more when the stream is finished."""
-        while not self._stopping.is_set():
+        while True:
             finished = self._finished(consumer)
             message = self._patiently(lambda: consumer.get_last(stream=self._settings.stream))
             if message is not None:
@@ -158,7 +151,7 @@ class Reader:
     def _some_ids(self, consumer: Consumer, log: ReadingLog) -> None:
         """Ask for ids at random, also for some that were never sent or not yet, until the stream is finished."""
         chance = random.Random(self._settings.seed)
-        while not self._stopping.is_set() and not self._finished(consumer):
+        while not self._finished(consumer):
             message = self._patiently(lambda: consumer.get_last(stream=self._settings.stream))
             for _ in range(10):
                 self._one_id(consumer, log, chance.randint(1, (message.id if message else 0) + 20))

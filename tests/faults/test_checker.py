@@ -40,12 +40,21 @@ class Broken:
     """Service that is killed once, and started again as a sound one if it is the broken one."""
     killed_after: int = 100
     """Acknowledged frames."""
+    workers: int = 2
     send: dict[str, Any] = field(default_factory=dict)
 
 
 BROKEN = [
     Broken("ack before write", I1, frozenset({I3, I6}), killed="r1", send={"rate_hz": 200}),
-    Broken("drop one frame in 10^4", I1, frozenset({I6}), messages=10_200, sizes=((50, 1),), send={"under_way": 2000}),
+    Broken(
+        "drop one frame in 10^4",
+        I1,
+        frozenset({I6}),
+        messages=10_200,
+        sizes=((50, 1),),
+        workers=0,
+        send={"under_way": 2000},
+    ),
     Broken("swap two ids", I5, sizes=((500, 1),)),
     Broken("duplicate on retry", I4, frozenset({I6, I7})),
     Broken("truncate last 512 B", I1, frozenset({I7})),
@@ -78,7 +87,7 @@ def test_a_broken_service_is_named_by_the_invariant_that_it_breaks(tmp_path: Pat
     with (
         LocalServices(tmp_path / "data", stand_ins={broken.service: stand_in}, log_level="error") as services,
         Run(services.native, tmp_path / "run", content, messages=broken.messages, patience_s=PATIENCE_S,
-            **broken.send) as run,
+            workers=broken.workers, **broken.send) as run,
     ):  # fmt: skip
         run.start()
         if broken.killed:
@@ -124,8 +133,63 @@ def test_sound_services_that_are_killed_keep_all_nine(tmp_path: Path) -> None:
     _survive(tmp_path, 3, seed=1, messages=900, victims=["r1", "broker", "r2"])
 
 
+def _survive_programs(tmp_path: Path, rounds: int, *, messages: int) -> None:
+    """Kill a worker and the producer in turn and start them again; the services have no excuse."""
+    with (
+        LocalServices(tmp_path / "data", receivers=2, session_timeout_s=4.0) as services,
+        Run(services.native, tmp_path / "run", Content(3, "programs", SMALL_SIZES), messages=messages, rate_hz=150,
+            patience_s=PATIENCE_S, lease_s=3.0) as run,
+    ):  # fmt: skip
+        run.start()
+        worker = "w1"
+        for _ in range(rounds):
+            run.wait_acked(50)
+            run.kill(worker)
+            worker = run.restart_reader(worker)
+            run.wait_acked(50)
+            assert run.sending
+            run.kill("producer")
+            run.start_producer()
+        run.finish()
+        evidence = run.evidence(tiers=[services.data_dir / "beamline"])
+    check(evidence).require(I1, I2, I3, I4, I5, I6, I7, I8)
+    assert len(evidence.book.acked({"written"})) == messages
+    assert [kill.component for kill in evidence.kills] == ["worker", "producer"] * rounds
+
+
+def test_killed_workers_and_producers_are_no_fault_of_the_services(tmp_path: Path) -> None:
+    _survive_programs(tmp_path, 1, messages=500)
+
+
+def test_services_that_are_gone_are_a_verdict_and_no_crash(tmp_path: Path) -> None:
+    with (
+        LocalServices(tmp_path / "data") as services,
+        Run(services.native, tmp_path / "run", Content(4, "gone", ((100, 1),)), messages=100_000, rate_hz=100,
+            patience_s=PATIENCE_S) as run,
+    ):  # fmt: skip
+        run.start()
+        run.wait_acked(5)
+        run.patience_s = 1.0
+        services.kill("broker")
+        services.kill("r1")
+        run.note_kill("power")
+        run.finish()
+        report = check(run.evidence())
+    assert I8 in report.violated
+    assert report.violated <= {I1, I8}
+
+
 @pytest.mark.soak
 @pytest.mark.timeout(3600)
 def test_sound_services_keep_all_nine_over_200_kills(tmp_path: Path, soak_share: float) -> None:
     rounds = max(3, round(200 * soak_share))
     _survive(tmp_path, rounds, seed=2, messages=500 + 250 * rounds, victims=["r1", "r2", "broker", "r1"])
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(3600)
+def test_workers_and_producers_killed_many_times_are_no_fault_of_the_services(
+    tmp_path: Path, soak_share: float
+) -> None:
+    rounds = max(2, round(40 * soak_share))
+    _survive_programs(tmp_path, rounds, messages=500 + 250 * rounds)

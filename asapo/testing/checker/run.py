@@ -22,7 +22,7 @@ from types import TracebackType
 from typing import Any, Final, Self
 
 from asapo import Consumer
-from asapo.errors import DeadlineExceeded
+from asapo.errors import AsapoError, DeadlineExceeded
 from asapo.models import StreamRef
 from asapo.testing.checker.book import Book, book_path, read_book
 from asapo.testing.checker.content import Content
@@ -60,19 +60,22 @@ class Run:
         Workers of one group.
     patience_s : float, unit s
         How long the services may need for whatever it is, kills included.
+    lease_s : float, unit s
+        Lease of the readers; what a killed one held comes again after that, if not before.
     send : keyword arguments
         Further fields of `SendSettings`.
     """
 
     def __init__(
         self, url: str, folder: str | Path, content: Content, *, messages: int, beamtime: str = "asapo-selfcheck",
-        source: str = "checker", workers: int = 2, patience_s: float = PATIENCE_S, **send: Any,
+        source: str = "checker", workers: int = 2, patience_s: float = PATIENCE_S, lease_s: float = 60.0, **send: Any,
     ) -> None:  # fmt: skip
         self.url = url
         self.folder = Path(folder)
         self.content = content
         self.ref = StreamRef(beamtime, source, content.stream)
         self.patience_s = patience_s
+        self._lease_s = lease_s
         self.kills: list[Kill] = []
         self.probes: list[Probe] = []
         self.resources: list[Resource] = []
@@ -90,7 +93,7 @@ class Run:
         named = f"{group}-{self.content.stream}" if group else ""
         return ReadSettings(
             self.url, self.ref.beamtime, self.ref.source, self.ref.stream, str(self.folder / f"{name}.read"), way,
-            name, named, **{"patience_s": self.patience_s, "seed": self.content.seed, **more},
+            name, named, **{"patience_s": self.patience_s, "lease_s": self._lease_s, "seed": self.content.seed, **more},
         )  # fmt: skip
 
     # -- processes --------------------------------------------------------------------------------------------------
@@ -122,13 +125,15 @@ class Run:
         """Note that the test is about to kill something: receiver, core, producer, worker or power."""
         self.kills.append(Kill(component, time.monotonic_ns()))
 
-    def restart_reader(self, name: str) -> None:
-        """Start a reader again after a kill; it goes on in its log, as a new one."""
+    def restart_reader(self, name: str) -> str:
+        """Start another reader in the place of one that was killed; return its name."""
         reader = next(one for one in self._readers if one.name == name)
-        again = dataclasses.replace(reader, log=f"{reader.log}.{len(self.kills)}", name=f"{name}.{len(self.kills)}")
+        number = len(self._readers)
+        again = dataclasses.replace(reader, log=f"{reader.log}.{number}", name=f"{name.partition('.')[0]}.{number}")
         self._readers.append(again)
         self._spawn(again.name, "read", dataclasses.asdict(again))
         del self._processes[name]
+        return again.name
 
     def acked(self) -> int:
         """Return how many acknowledgements the producer has written down."""
@@ -207,9 +212,13 @@ class Run:
         more : fields of Evidence
             For example `survivors`, `forgotten_acks_s`.
         """
-        book = read_book(book_path(self.folder, self.content.stream))
+        path = book_path(self.folder, self.content.stream)
+        book = read_book(path) if path.exists() else Book(self.content)
         for reader, ids in self._final_readers(book):
-            Reader(reader).run(ids)
+            try:
+                Reader(reader).run(ids)
+            except AsapoError as exc:
+                self.probes.append(Probe(f"reader {reader.name} ends, but for {exc}", self.patience_s, None))
         logs = sorted(self.folder.glob("*.read*"))
         readings: list[Reading] = [read_log(path) for path in logs]
         if tiers:
@@ -229,9 +238,12 @@ class Run:
     def _consumer(self) -> Consumer:
         return Consumer(self.url, beamtime=self.ref.beamtime, source=self.ref.source, timeout_s=self.patience_s)
 
-    def _ledger(self, book: Book) -> ServerLedger:
-        with self._consumer() as consumer:
-            info = consumer.stream_info(stream=self.ref.stream)
+    def _ledger(self, book: Book) -> ServerLedger | None:
+        try:
+            with self._consumer() as consumer:
+                info = consumer.stream_info(stream=self.ref.stream)
+        except AsapoError:  # the readers have met it, too
+            return None
         taken: int | None = None
         refused: int | None = None
         if not any(kill.component in ("receiver", "power") for kill in self.kills):

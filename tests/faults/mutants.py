@@ -188,6 +188,22 @@ def previous_buffer() -> None:
     patch(DataServer, _read=stale)
 
 
+def out_of_order() -> None:
+    """Give the first two messages of an answer in the wrong order."""
+    from asapo.delivery.group import Granted, Group
+
+    next_rows = Group.next_rows
+
+    def swapped(self: Any, *args: Any) -> Any:
+        answer = next_rows(self, *args)
+        if not isinstance(answer, Granted) or len(answer.rows) < 2:
+            return answer
+        first, second, *rest = answer.rows
+        return dataclasses.replace(answer, rows=[second, first, *rest])
+
+    patch(Group, next_rows=swapped)
+
+
 MUTANTS: Final[dict[str, Callable[[], None]]] = {
     "ack before write": ack_before_write,
     "drop one frame in 10^4": drop_one,
@@ -198,6 +214,7 @@ MUTANTS: Final[dict[str, Callable[[], None]]] = {
     "forget the group pointer at restart": forget_pointer,
     "overwrite on id conflict": overwrite,
     "deliver the previous frame's buffer": previous_buffer,
+    "deliver out of order": out_of_order,
 }
 """By the names that the model's mutants have; skipping the directory's fsync needs the level `synced`."""
 

@@ -49,7 +49,7 @@ def test_running_services_are_checked_without_being_killed(capsys: pytest.Captur
         assert status == 0, lines
         assert [line.split()[0] for line in lines[:9]] == NINE
         assert all("held" in line for line in lines[:8])
-        assert "not checkable" in lines[8]
+        assert "not checkable  nothing was killed" in lines[8]
         assert "6 ways" in lines[0]
         assert "8 held, 1 not checkable" in lines[9]
         assert str(kept) in lines[10]

@@ -108,7 +108,8 @@ def _check(args: argparse.Namespace, url: str, folder: Path, facts: dict[str, An
     with contextlib.ExitStack() as stack:
         services = None if url else stack.enter_context(_own_services(folder / "services"))
         address = services.native if services else url
-        tiers, notes = _tiers(address)
+        tiers = _tiers(address)
+        notes = {} if args.kills else {"I9": "nothing was killed: only services of our own are"}
         rate_hz = RATE_HZ if args.kills else 0.0
         checked = stack.enter_context(
             Run(address, folder / "run", content, messages=args.messages, workers=args.workers, beamtime=BEAMTIME,
@@ -129,8 +130,8 @@ def _own_services(folder: Path) -> Iterator[LocalServices]:
         yield services
 
 
-def _tiers(url: str) -> tuple[list[Path], dict[str, str]]:
-    """Return the tiers whose files can be read here, none when one cannot, and what to say of what is left out.
+def _tiers(url: str) -> list[Path]:
+    """Return the tiers whose files can be read here, none when one of them cannot.
 
     Raises
     ------
@@ -155,9 +156,9 @@ def _tiers(url: str) -> tuple[list[Path], dict[str, str]]:
     for receiver in receivers:
         for uuid, facts in receiver["tiers"].items():
             if receiver["boot_id"] != boot_id() or read_tier_uuid(facts["root"]) != uuid:
-                return [], {"I9": "the services run on other hosts"}
+                return []
             found.add(Path(facts["root"]))
-    return sorted(found), {}
+    return sorted(found)
 
 
 def _show(report: Report, facts: dict[str, Any], *, as_json: bool) -> None:

@@ -8,7 +8,8 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from asapo.testing.checker.evidence import Resource
+from asapo.errors import DeadlineExceeded
+from asapo.testing.checker.evidence import Probe, Resource
 from asapo.testing.checker.run import Run
 from asapo.testing.launch import LocalServices
 
@@ -59,7 +60,11 @@ def run_under_kills(
     in_time = 0
     before: dict[str, dict[str, int]] = {}
     for name in itertools.islice(itertools.cycle(victims), rounds):
-        run.wait_acked(chance.randint(1, most_acks))
+        try:
+            run.wait_acked(chance.randint(1, most_acks))
+        except DeadlineExceeded as exc:
+            run.probes.append(Probe(f"acknowledgements go on, but for {exc}", run.patience_s, None))
+            break
         before = before or numbers_of(services, names)
         in_time += run.sending
         run.note_kill("core" if name == BROKER else "receiver")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -104,24 +104,25 @@ def _group_once(given: Evidence, members: list[Reading], blame: Blame) -> None:
     for reading in members:
         for one in reading.seen:
             deliveries[one.id].append(_Given(one, reading))
-    confirmed: dict[int, int] = {}
+    confirmed: dict[int, list[int]] = defaultdict(list)
     for reading in members:
         for event in reading.confirmed:
-            confirmed[event.id] = min(event.t_ns, confirmed.get(event.id, event.t_ns))
+            confirmed[event.id].append(event.t_ns)
     for message_id, times in deliveries.items():
         times.sort(key=lambda one: one.seen.t_ns)
         for before, again in zip(times, times[1:], strict=False):
-            _judge(given, message_id, before, again, confirmed.get(message_id), blame)
+            _judge(given, message_id, before, again, confirmed.get(message_id, ()), blame)
 
 
 def _judge(
-    given: Evidence, message_id: int, before: _Given, again: _Given, confirmed_ns: int | None, blame: Blame
+    given: Evidence, message_id: int, before: _Given, again: _Given, confirmed_ns: Sequence[int], blame: Blame
 ) -> None:
     """Say whether a message may be given again."""
     kills = [kill.t_ns for kill in given.kills if kill.component in CORE and kill.t_ns <= again.seen.t_ns]
-    if confirmed_ns is not None and confirmed_ns < again.seen.t_ns:
+    newest_ns = max((t_ns for t_ns in confirmed_ns if t_ns < again.seen.t_ns), default=None)
+    if newest_ns is not None:
         window_ns = given.forgotten_acks_s * 1e9
-        if not any(-UNDER_WAY_NS <= t_ns - confirmed_ns <= window_ns for t_ns in kills):
+        if not any(-UNDER_WAY_NS <= t_ns - newest_ns <= window_ns for t_ns in kills):
             at = f"it again as attempt {again.seen.attempt}"
             blame.add(message_id, "no more deliveries: its acknowledgement was confirmed", at, str(again.reader))
             return

@@ -164,6 +164,15 @@ def test_what_was_confirmed_may_not_come_again_unless_the_core_died_right_after(
     only(changed(readings=(first, second), kills=(Kill("receiver", 11 * S + S // 4),)), I4)
 
 
+def test_what_was_confirmed_anew_is_done_even_when_a_core_forgot_the_first_confirmation() -> None:
+    kills = (Kill("core", 11 * S + S // 4),)
+    times = [seen(2, 10), seen(2, 15), seen(2, 30, attempt=2)]
+    twice = reading(Way.WORKER, [1, *times[:2], 4], confirmed=(Event(2, 11 * S), Event(2, 16 * S)))
+    only(changed(readings=(twice,), kills=kills))
+    again = dataclasses.replace(twice, seen=(*twice.seen, times[2]))
+    only(changed(readings=(again,), kills=kills), I4)
+
+
 def test_a_new_core_may_count_deliveries_anew() -> None:
     twice = reading(Way.ORDERED, [1, seen(2, 22), seen(2, 30), seen(4, 31)])
     only(changed(readings=(twice,), kills=(Kill("core", 25 * S),)))

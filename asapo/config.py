@@ -16,6 +16,7 @@ from asapo.wire import limits
 T = TypeVar("T")
 MIB: Final = 1024 * 1024
 MAX_RECEIVERS: Final = 64
+MAX_QUERY_THREADS: Final = 64
 MAX_DECLARED_KEYS: Final = 2
 """Live indexes on metadata keys (R14)."""
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
@@ -29,10 +30,19 @@ class BrokerConfig:
     """Port of the native protocol on 127.0.0.1; 0 takes a free one."""
     http_port: int = 0
     """Port of the HTTP front; 0 takes a free one."""
+    query_limit_s: float = 5.0
+    """Longest run of one query."""
+    query_rows: int = limits.MAX_ROWS
+    """Most messages in one answer to a query."""
+    query_threads: int = 2
+    """Queries that run at once."""
 
     def __post_init__(self) -> None:
         for name in ("port", "http_port"):
             _within(f"broker.{name}", getattr(self, name), 0, 65535)
+        _within("broker.query_limit_s", self.query_limit_s, 0.1, 3600)
+        _within("broker.query_rows", self.query_rows, 1, limits.MAX_ROWS)
+        _within("broker.query_threads", self.query_threads, 1, MAX_QUERY_THREADS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -71,6 +71,9 @@ def core_service(config: Config) -> Service:
         "listen": f"tcp://127.0.0.1:{config.broker.port or '*'}",
         "state_dir": _state(config),
         "session_timeout_s": config.receiver.session_timeout_s,
+        "query_limit_s": config.broker.query_limit_s,
+        "query_rows": config.broker.query_rows,
+        "query_threads": config.broker.query_threads,
     }
     return Service(
         "broker", ["broker", "--log-level", config.log_level], settings, pin=lambda ready: {"listen": ready["native"]}

@@ -2,6 +2,7 @@
 
 from asapo.index.directory import IndexDirectory
 from asapo.index.interface import (
+    Explanation,
     MetadataIndex,
     OpenedStream,
     OpenSegment,
@@ -14,6 +15,7 @@ from asapo.index.interface import (
 from asapo.index.sqlite import SqliteIndex
 
 __all__ = [
+    "Explanation",
     "IndexDirectory",
     "MetadataIndex",
     "OpenSegment",

@@ -13,6 +13,7 @@ from typing import Any, Final
 
 from asapo.errors import IndexUnavailable
 from asapo.index import schema
+from asapo.query import regexp_function
 
 BUSY_TIMEOUT_S: Final = 5.0
 """How long a write waits for writers in other processes."""
@@ -137,6 +138,7 @@ class Database:
             )
             held = (generation, _Reader(connection))
             connection.execute("PRAGMA query_only = 1")
+            connection.create_function("regexp", 2, regexp_function, deterministic=True)
             connection.execute(f"PRAGMA cache_size = -{READER_CACHE_KIB}")
             self._local.held = held
         return held[1]

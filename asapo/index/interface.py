@@ -123,6 +123,24 @@ class StreamHead(NamedTuple):
     """Every id under it is visible or will never come (R7)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """How a query would be answered."""
+
+    index: str
+    """`id`, or the name of the declared key, whose index narrows the messages down; empty when none does."""
+    scans: bool
+    """No index narrows them down: every message of the stream may be looked at."""
+    rows: int
+    """Most messages that are looked at."""
+    rows_total: int
+    """Messages of the stream."""
+    sorts: bool
+    """The selected messages are put in order afterwards, so that all of them are found before the first is returned."""
+    plan: tuple[str, ...] = ()
+    """What the database itself says of its plan."""
+
+
 Clock = Callable[[], float]
 """Seconds on a clock that never steps and that all processes writing the index share."""
 RowTuple = tuple[int, int, int, int, int, int, int, int, int, str, int, int, int, int]
@@ -153,6 +171,9 @@ class MetadataIndex(Protocol):
 
     def open_segments(self, receiver_id: str) -> list[OpenSegment]:
         """Return the receiver's segments that are not closed, oldest first."""
+
+    def known_segments(self, paths: Sequence[str]) -> set[str]:
+        """Return those of these paths that are registered."""
 
     def open_session(
         self, ref: StreamRef, session_id: bytes, substream: int, numbering: bool, receiver_id: str
@@ -232,10 +253,21 @@ class MetadataIndex(Protocol):
         stream_no: int,
         query: Query,
         *,
+        after: int = 0,
         row_limit: int = QUERY_ROW_LIMIT,
         time_limit_s: float = QUERY_TIME_LIMIT_S,
     ) -> list[RowTuple]:
-        """Return the rows that a query selects; DeadlineExceeded when it ran too long."""
+        """Return the rows that a query selects; DeadlineExceeded when it ran too long.
+
+        With `after`, the arrival number of a row, only those behind that row in the query's order; WrongInput when the
+        stream has no such row.
+        """
+
+    def count(self, stream_no: int, query: Query, *, time_limit_s: float = QUERY_TIME_LIMIT_S) -> int:
+        """Return how many rows a query selects, at most its limit; DeadlineExceeded when it ran too long."""
+
+    def explain(self, stream_no: int, query: Query, *, time_limit_s: float = QUERY_TIME_LIMIT_S) -> Explanation:
+        """Return how a query would be answered; DeadlineExceeded when finding out took too long."""
 
     def close(self) -> None:
         """Close the index; using it afterwards raises IndexUnavailable."""

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import sqlite3
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 
-from asapo.errors import DeadlineExceeded, IndexUnavailable, UnknownStream, WrongInput
+from asapo.errors import IndexUnavailable, UnknownStream, WrongInput
+from asapo.failpoints import failpoint
 from asapo.hostinfo import boot_id as boot_id_of_host
 from asapo.index import ingest, keys, schema, sessions
 from asapo.index.database import BUSY_TIMEOUT_S, Database
 from asapo.index.interface import (
-    QUERY_ROW_LIMIT,
-    QUERY_TIME_LIMIT_S,
     SESSION_TIMEOUT_S,
     Clock,
     OpenedStream,
@@ -28,12 +26,10 @@ from asapo.index.interface import (
     check_object_text,
 )
 from asapo.index.lookup import Lookup
+from asapo.index.queries import SqliteQueries
 from asapo.index.schema import ROW_SQL, SEQ_BITS, SEQ_MASK
 from asapo.models import MAX_ID, Format, SegmentInfo, StreamInfo, StreamRef, check_id, check_name
-from asapo.query import Query
 
-STEPS_PER_LOOK: Final = 10_000
-"""Steps of SQLite's virtual machine between two looks at the clock during a query: about 0.3 ms."""
 _INFO: Final = (
     "SELECT no, source, stream, n_messages, n_bytes, id_max, head_seq, finished, last_id, next_stream, meta "
     "FROM stream WHERE known = 1"
@@ -45,7 +41,7 @@ _LAST_COMPLETE: Final = (
 _BY_ID: Final = f"SELECT {ROW_SQL} FROM message WHERE stream_no = ? AND id "
 
 
-class SqliteIndex:
+class SqliteIndex(SqliteQueries):
     """`MetadataIndex` in one SQLite file.
 
     Parameters
@@ -143,6 +139,7 @@ class SqliteIndex:
         with self._writing() as connection:
             outcomes = how(connection, self._names, units)
             ingest.mark_sessions(connection, self._names, units, self._clock_s())
+            failpoint("index.before-commit")
             return outcomes
 
     def _own(self, ref: StreamRef) -> None:
@@ -175,6 +172,11 @@ class SqliteIndex:
             OpenSegment(no, path, epoch, StreamRef(self.beamtime, source, stream))
             for no, path, epoch, source, stream in self._database.read(select, (receiver_id,))
         ]
+
+    def known_segments(self, paths: Sequence[str]) -> set[str]:
+        """Return those of these paths that are registered."""
+        select = "SELECT path FROM segment WHERE path IN (SELECT value FROM json_each(?))"
+        return {path for (path,) in self._database.read(select, (json.dumps(paths),))}
 
     def open_session(
         self, ref: StreamRef, session_id: bytes, substream: int, numbering: bool, receiver_id: str
@@ -366,31 +368,3 @@ class SqliteIndex:
         """Return the message with the highest id, of datasets only complete ones (R9), or None."""
         rows = self._database.read(_LAST_COMPLETE, (stream_no,))
         return self.row(stream_no, rows[0][0]) if rows else None
-
-    def query(
-        self,
-        stream_no: int,
-        query: Query,
-        *,
-        row_limit: int = QUERY_ROW_LIMIT,
-        time_limit_s: float = QUERY_TIME_LIMIT_S,
-    ) -> list[RowTuple]:
-        """Return the rows that a query selects; DeadlineExceeded when it ran too long."""
-        head = self.heads([stream_no]).get(stream_no)
-        if head is None:
-            return []
-        deadline_s = time.monotonic() + time_limit_s
-        with self._database.reading() as connection:
-            select, params = keys.select(stream_no, head.head_seq, query, keys.declared(connection), row_limit)
-            connection.set_progress_handler(lambda: time.monotonic() > deadline_s, STEPS_PER_LOOK)
-            try:
-                return connection.execute(select, params).fetchall()
-            except sqlite3.OperationalError as exc:
-                if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
-                    raise
-                raise DeadlineExceeded(
-                    f"the query ran longer than {time_limit_s:g} s; narrow it by id or declare its key",
-                    after_s=time_limit_s,
-                ) from exc
-            finally:
-                connection.set_progress_handler(None, 0)

@@ -1,6 +1,6 @@
 """Queries over message metadata: text to tree, tree to answer, tree to SQL. Pure: no I/O.
 
-`parse` needs the package lark (extra `server`); trees, evaluator and SQL need the standard library only.
+`parse` needs the package lark, REGEXP google-re2 (both in the extra `server`); all else the standard library only.
 """
 
 from asapo.query.ast import (
@@ -19,11 +19,14 @@ from asapo.query.ast import (
     Or,
     Order,
     Query,
+    Regexp,
     Text,
 )
 from asapo.query.evaluate import Record, compile_filter, matches, select, sort_key
 from asapo.query.parse import parse
-from asapo.query.sql import SqlQuery, declared_expression, to_sql
+from asapo.query.project import projector
+from asapo.query.sql import SqlQuery, declared_expression, regexp_function, to_sql
+from asapo.query.sql_order import behind, last_columns
 
 __all__ = [
     "And",
@@ -42,12 +45,17 @@ __all__ = [
     "Order",
     "Query",
     "Record",
+    "Regexp",
     "SqlQuery",
     "Text",
+    "behind",
     "compile_filter",
     "declared_expression",
+    "last_columns",
     "matches",
     "parse",
+    "projector",
+    "regexp_function",
     "select",
     "sort_key",
     "to_sql",

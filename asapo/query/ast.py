@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from asapo.errors import WrongInput
+from asapo.query.regexp import MAX_PATTERN_CHARS, MAX_REGEXPS
 
 MAX_KEY_PARTS: Final = 32
 """Longest metadata path, in nested keys; SQLite joins at most 64 tables, and odd keys need one per part."""
+MAX_KEYS: Final = 64
+"""Most keys of a projection."""
 MAX_OPERANDS: Final = 256
 """Most operands of one AND or OR."""
 MAX_NUMBER_CHARS: Final = 128
@@ -217,6 +221,30 @@ class Like:
 
 
 @dataclass(frozen=True, slots=True)
+class Regexp:
+    """`key REGEXP 'pattern'`, or `NOT REGEXP`: RE2 finds the pattern anywhere in the text; letter case counts.
+
+    False when the key is missing or no text. Whether RE2 takes the pattern is known once it is compiled.
+    """
+
+    key: MetaKey
+    pattern: str
+    negated: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.key, MetaKey):
+            raise WrongInput(f"{self.key} REGEXP: expected a metadata key, as no built-in key is text")
+        _check_text("pattern", self.pattern)
+        if len(self.pattern) > MAX_PATTERN_CHARS:
+            raise WrongInput(
+                f"pattern of {len(self.pattern)} characters: expected at most {MAX_PATTERN_CHARS}; shorten it"
+            )
+
+    def __str__(self) -> str:
+        return f"{self.key} {'NOT ' if self.negated else ''}REGEXP {Text(self.pattern)}"
+
+
+@dataclass(frozen=True, slots=True)
 class IsNull:
     """`key IS NULL`: the key is missing or null. `IS NOT NULL` is the `Not` of it."""
 
@@ -281,7 +309,7 @@ class Not:
         return f"NOT ({self.operand})" if isinstance(self.operand, And | Or) else f"NOT {self.operand}"
 
 
-Predicate: TypeAlias = Comparison | In | Like | IsNull
+Predicate: TypeAlias = Comparison | In | Like | Regexp | IsNull
 """What is asked of one key. A new one joins this union, `evaluate.compile_filter`, `sql` and the grammar."""
 Expr: TypeAlias = Predicate | And | Or | Not
 """Anything that is true or false of a message."""
@@ -322,13 +350,17 @@ class Query:
     def __post_init__(self) -> None:
         if self.limit is not None and (type(self.limit) is not int or not 0 <= self.limit <= MAX_LIMIT):
             raise WrongInput(f"LIMIT {self.limit!r}: expected an integer from 0 to {MAX_LIMIT}")
+        n_patterns = sum(isinstance(part, Regexp) for part in predicates(self.where))
+        if n_patterns > MAX_REGEXPS:
+            raise WrongInput(
+                f"query: {n_patterns} times REGEXP, expected at most {MAX_REGEXPS}; join patterns as 'one|other'"
+            )
 
     @property
     def keys(self) -> frozenset[tuple[str, ...]]:
         """Metadata paths that the query looks at, in its condition or its order."""
-        used = keys_of(self.where) if self.where is not None else set()
-        used |= {order.key.path for order in self.order if isinstance(order.key, MetaKey)}
-        return frozenset(used)
+        used = [*predicates(self.where), *self.order]
+        return frozenset(part.key.path for part in used if isinstance(part.key, MetaKey))
 
     def __str__(self) -> str:
         parts = [] if self.where is None else [str(self.where)]
@@ -339,10 +371,12 @@ class Query:
         return " ".join(parts)
 
 
-def keys_of(expr: Expr) -> set[tuple[str, ...]]:
-    """Return the metadata paths used in `expr`."""
+def predicates(expr: Expr | None) -> Iterator[Predicate]:
+    """Yield everything that is asked of single keys in `expr`."""
     if isinstance(expr, And | Or):
-        return set().union(*map(keys_of, expr.operands))
-    if isinstance(expr, Not):
-        return keys_of(expr.operand)
-    return {expr.key.path} if isinstance(expr.key, MetaKey) else set()
+        for part in expr.operands:
+            yield from predicates(part)
+    elif isinstance(expr, Not):
+        yield from predicates(expr.operand)
+    elif expr is not None:
+        yield expr

@@ -23,8 +23,10 @@ from asapo.query.ast import (
     Number,
     Or,
     Query,
+    Regexp,
     Text,
 )
+from asapo.query.regexp import searcher, utf8
 
 INT64_MIN: Final = -(2**63)
 INT64_MAX: Final = 2**63 - 1
@@ -81,7 +83,13 @@ def matches(expr: Expr | None, record: Record) -> bool:
 
 
 def compile_filter(expr: Expr) -> Test:
-    """Turn `expr` into a function of a record, several times faster than walking the tree for each record."""
+    """Turn `expr` into a function of a record, several times faster than walking the tree for each record.
+
+    Raises
+    ------
+    WrongInput, ConfigError
+        If RE2 refuses a pattern, or is missing.
+    """
     if isinstance(expr, Not):
         inner = compile_filter(expr.operand)
         return lambda record: not inner(record)
@@ -92,6 +100,8 @@ def compile_filter(expr: Expr) -> Test:
         return lambda record: get(record) is None
     if isinstance(expr, Like):
         return _like(expr)
+    if isinstance(expr, Regexp):
+        return _regexp(expr)
     return _in(expr) if isinstance(expr, In) else _comparison(expr)
 
 
@@ -173,6 +183,16 @@ def _like(node: Like) -> Test:
     return test
 
 
+def _regexp(node: Regexp) -> Test:
+    get, negated, search = _getter(node.key), node.negated, searcher(node.pattern)
+
+    def test(record: Record) -> bool:
+        found = get(record)
+        return type(found) is str and "\0" not in found and search(utf8(found)) is not negated
+
+    return test
+
+
 def _after_last_percent(node: Like) -> Iterator[str]:
     for character, wild in reversed(node.tokens()):
         if wild and character == "%":
@@ -247,9 +267,13 @@ def sort_key(query: Query) -> Callable[[Record], Any]:
     return key
 
 
-def select(query: Query, records: Iterable[Record]) -> list[Record]:
-    """Return the records that fulfil `query`, in its order, at most its limit."""
+def select(query: Query, records: Iterable[Record], *, after: Record | None = None) -> list[Record]:
+    """Return the records that fulfil `query`, in its order, at most its limit; only those behind `after` if given."""
     test = None if query.where is None else compile_filter(query.where)
     found = [record for record in records if test is None or test(record)]
-    found.sort(key=sort_key(query))
+    place = sort_key(query)
+    if after is not None:
+        passed = place(after)
+        found = [record for record in found if passed < place(record)]
+    found.sort(key=place)
     return found if query.limit is None else found[: query.limit]

@@ -38,9 +38,12 @@ from asapo.query.ast import (
     Or,
     Order,
     Query,
+    Regexp,
     Text,
     Value,
 )
+from asapo.query.names import NAME, split_name
+from asapo.query.regexp import searcher
 
 if TYPE_CHECKING:
     from lark import Lark, Token
@@ -53,7 +56,8 @@ MAX_ORDER_KEYS: Final = 16
 """Most keys in ORDER BY."""
 
 # Key paths are one token, so that `order.x` is a key although `order` is a keyword, and blanks around dots are errors.
-GRAMMAR: Final = r"""
+GRAMMAR: Final = (
+    r"""
 start: where? order? limit?
 where: or
 ?or: and | or _OR and -> or_
@@ -64,24 +68,23 @@ where: or
     | NAME NOT? _IN "(" value ("," value)* ")" -> in_
     | NAME NOT? _BETWEEN value _AND value -> between
     | NAME NOT? _LIKE STRING -> like
+    | NAME NOT? _REGEXP STRING -> regexp
     | NAME _IS NOT? _NULL -> is_null
 ?value: NUMBER | STRING | TRUE | FALSE
 order: _ORDER _BY order_key ("," order_key)*
 order_key: NAME (ASC | DESC)?
 limit: _LIMIT NUMBER
 
-NAME: /(?:[A-Za-z_][A-Za-z0-9_]*|`(?:[^`]|``)*`)(?:\.(?:[A-Za-z_][A-Za-z0-9_]*|`(?:[^`]|``)*`))*/
 NUMBER: /[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE][+-]?[0-9]+)?/
 STRING: /'(?:[^']|'')*'|"(?:[^"]|"")*"/
 OPERATOR: /<=|>=|<>|!=|=|<|>/
-%declare _AND _OR NOT _ORDER _BY _LIMIT _IN _BETWEEN _LIKE _IS _NULL ASC DESC TRUE FALSE RESERVED
+%declare _AND _OR NOT _ORDER _BY _LIMIT _IN _BETWEEN _LIKE _REGEXP _IS _NULL ASC DESC TRUE FALSE
 %ignore /[ \t\r\n]+/
 """
+    + f"NAME: /{NAME}/\n"
+)
 
 _KEPT_KEYWORDS: Final = frozenset({"NOT", "ASC", "DESC", "TRUE", "FALSE"})
-_RESERVED: Final = frozenset({"REGEXP"})
-"""Keywords that no rule uses yet."""
-_PART = re.compile(r"`((?:[^`]|``)*)`|([^.`]+)")
 _INTEGER = re.compile(r"[+-]?[0-9]+\Z")
 _ISO = re.compile(
     r"([0-9]{4}-?[0-9]{2}-?[0-9]{2})"
@@ -129,7 +132,7 @@ class _Actions:
             return token
         if word in _KEPT_KEYWORDS:
             return token.update(type=word)
-        return token.update(type="RESERVED" if word in _RESERVED else f"_{word}")
+        return token.update(type=f"_{word}")
 
     def start(self, parts: list[Any]) -> Query:
         where, order, limit = None, (), None
@@ -182,6 +185,19 @@ class _Actions:
     def like(self, parts: list[Any]) -> _Part:
         name, negated, (pattern,) = _split_not(parts)
         return _Part(Like(_metadata_key(name, "LIKE"), unquote(pattern), negated))
+
+    def regexp(self, parts: list[Any]) -> _Part:
+        name, negated, (token,) = _split_not(parts)
+        try:
+            node = Regexp(_metadata_key(name, "REGEXP"), unquote(token), negated)
+            searcher(node.pattern)
+        except WrongInput as error:
+            if "position" in error.fields:
+                raise
+            reason = error.fields.get("reason", error.message)
+            wrong(_at(token), f"{_shown(token)} ({reason})", "a regular expression of RE2",
+                  "correct the pattern; RE2 knows no back-references and no look-around")  # fmt: skip
+        return _Part(node)
 
     def is_null(self, parts: list[Any]) -> _Part:
         name, negated, _ = _split_not(parts)
@@ -238,10 +254,7 @@ def _chain(kind: type[And | Or], parts: list[_Part]) -> _Part:
 
 def read_key(token: Token) -> Key:
     """Turn a NAME into a built-in key or a metadata path."""
-    parts = [
-        odd.replace("``", "`") if plain is None else plain
-        for odd, plain in ((m.group(1), m.group(2)) for m in _PART.finditer(token))
-    ]
+    parts = split_name(token)
     if len(parts) > 1:
         path = tuple(parts[1:] if parts[0] == "meta" else parts)
         try:

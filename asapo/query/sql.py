@@ -17,10 +17,9 @@ What SQLite (3.38 or newer) does with JSON, and what is made of it here:
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final, TypeAlias, TypeGuard
+from typing import Final, TypeGuard
 
 from asapo.errors import WrongInput
 from asapo.query.ast import (
@@ -32,7 +31,6 @@ from asapo.query.ast import (
     In,
     Instant,
     IsNull,
-    Key,
     Like,
     MetaKey,
     Not,
@@ -40,21 +38,23 @@ from asapo.query.ast import (
     Or,
     Predicate,
     Query,
+    Regexp,
     Text,
     Value,
 )
-
-Param: TypeAlias = int | float | str
-Path: TypeAlias = tuple[str, ...]
-
-COLUMNS: Final = {
-    "_id": "id",
-    "timestamp": "t_acq_ns",
-    "_stored": "t_ingest_ns",
-    "_size": "size",
-    "_substream": "substream",
-}
-"""Built-in key to integer column."""
+from asapo.query.regexp import searcher
+from asapo.query.sql_order import Term, flat, order_by, order_terms
+from asapo.query.sql_paths import (
+    COLUMNS,
+    NO_NUL,
+    NO_NUL_AT_PATH,
+    Param,
+    Path,
+    extract,
+    has_json_path,
+    json_path,
+    odd_key,
+)
 
 _FLIPPED: Final = {"=": "=", "!=": "!=", "<": ">", "<=": ">=", ">": "<", ">=": "<="}
 _TYPES: Final[dict[type, str]] = {
@@ -62,11 +62,8 @@ _TYPES: Final[dict[type, str]] = {
     Text: "('text')",
     Boolean: "('true', 'false')",
 }
-# A part that a JSON path can spell: json.dumps writes it as it is, and no quote ends it early.
-_PATH_PART = re.compile(r"[ !#-\[\]-~]+\Z")
-_NUL: Final = r"'\u0000'"
-_NO_NUL: Final = rf"instr(replace(meta, '\\', ''), {_NUL}) = 0"
-_NO_NUL_AT_PATH: Final = rf"(instr(meta, {_NUL}) = 0 OR instr(replace(meta -> ?, '\\', ''), {_NUL}) = 0)"
+_REGEXP_OF: Final = "CAST({} AS BLOB)"
+"""What the function of REGEXP is given: bytes, because text with half a surrogate pair cannot become a Python `str`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +80,13 @@ class SqlQuery:
     """Values for the places in `order_by`."""
     limit: int | None
     """Most rows; None is no limit."""
+    terms: tuple[Term, ...]
+    """The terms of `order_by` one by one; `behind` makes the condition of them that goes on where an answer ended."""
+
+
+def regexp_function(pattern: str, text: bytes | None) -> bool | None:
+    """Search, as the database calls it for REGEXP: to be registered as `regexp` with two arguments, deterministic."""
+    return None if text is None else searcher(pattern)(text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,14 +115,16 @@ def to_sql(query: Query, dialect: str = "sqlite", *, declared: Mapping[Path, str
     ------
     WrongInput
         If the dialect is unknown, or a number beyond 64 bits is compared with a key that has characters other than
-        printable ASCII, a quote or a backslash in it: SQLite cannot compare those exactly.
+        printable ASCII, a quote or a backslash in it: SQLite cannot compare those exactly; or RE2 refuses a pattern.
+    ConfigError
+        If there is a REGEXP and google-re2 is missing.
     """
     if dialect != "sqlite":
         raise WrongInput(f"SQL dialect {dialect!r}: expected 'sqlite'")
     writer = _Writer(declared or {})
     where = _Sql("1") if query.where is None else writer.condition(query.where, negate=False)
-    order_by, order_params = writer.order(query)
-    return SqlQuery(where.text, where.params, order_by, order_params, query.limit)
+    terms = tuple(order_terms(query, declared or {}))
+    return SqlQuery(where.text, where.params, *order_by(terms), query.limit, terms)
 
 
 def declared_expression(path: Path) -> str:
@@ -133,30 +139,28 @@ def declared_expression(path: Path) -> str:
         If a part of the path is empty, holds a quote or a backslash, or is not printable ASCII.
     """
     key = MetaKey(tuple(path))
-    if not _has_json_path(key) or any("'" in part for part in key.path):
+    if not has_json_path(key) or any("'" in part for part in key.path):
         raise WrongInput(
             f"declared key {key}: expected printable ASCII without quotes and backslashes; "
             "rename the key, or query it without declaring it"
         )
-    return f"json_extract(meta,'{_json_path(key)}')"
+    return f"json_extract(meta,'{json_path(key)}')"
 
 
-def _has_json_path(key: MetaKey) -> bool:
-    return all(_PATH_PART.match(part) for part in key.path)
+def bounds(part: Comparison | In, expression: str) -> tuple[str, str, tuple[Param, ...]]:
+    """Return what a predicate on an indexed key says of its value: side (lower, upper, same), condition, and values.
 
-
-def _json_path(key: MetaKey) -> str:
-    return "$" + "".join(f'."{part}"' for part in key.path)
-
-
-def _odd_key(key: MetaKey) -> tuple[str, str, tuple[Param, ...]]:
-    """Return table list and condition that walk to `key` by `json_each`, the alias of its last step, and the values."""
-    tables = ["json_each(meta) AS j0"]
-    for n in range(1, len(key.path)):
-        tables.append(f"json_each(CASE j{n - 1}.type WHEN 'object' THEN j{n - 1}.value ELSE '{{}}' END) AS j{n}")
-    places = " AND ".join(f"j{n}.key = ?" for n in range(len(key.path)))
-    # json_each counts the elements of an array by integers, and `key = ?` never finds a number by text.
-    return f"FROM {', '.join(tables)} WHERE {places}", f"j{len(key.path) - 1}", key.path
+    Every message that fulfils the predicate fulfils the condition, others may, too. The side is empty when it says
+    nothing that an index could seek by.
+    """
+    if isinstance(part, In):
+        if part.negated or any(map(_is_huge, part.values)):
+            return "", "", ()
+        return "same", f"{expression} IN ({', '.join('?' * len(part.values))})", tuple(map(_bound, part.values))
+    side = {"<": "upper", "<=": "upper", ">": "lower", ">=": "lower", "=": "same"}.get(part.op, "")
+    if not side or _is_huge(part.value):
+        return "", "", ()
+    return side, f"{expression} {part.op} ?", (_bound(part.value),)
 
 
 def _nary(word: str, parts: list[_Sql]) -> _Sql:
@@ -169,16 +173,6 @@ def _nary(word: str, parts: list[_Sql]) -> _Sql:
     return _Sql(f" {word} ".join(f"({part.text})" if inside else part.text for part in parts), params, depth)
 
 
-def _flat(kind: type[And | Or], expr: Expr, *, negate: bool) -> list[tuple[Expr, bool]]:
-    """Return the operands of `expr` as one chain of `kind`, each with whether it is negated (De Morgan)."""
-    if isinstance(expr, Not):
-        return _flat(kind, expr.operand, negate=not negate)
-    wanted = kind if not negate else (Or if kind is And else And)
-    if isinstance(expr, And | Or) and isinstance(expr, wanted):
-        return [found for part in expr.operands for found in _flat(kind, part, negate=negate)]
-    return [(expr, negate)]
-
-
 class _Writer:
     def __init__(self, declared: Mapping[Path, str]) -> None:
         self._declared = declared
@@ -188,7 +182,7 @@ class _Writer:
             return self.condition(expr.operand, negate=not negate)
         if isinstance(expr, And | Or):
             kind = And if isinstance(expr, And) is not negate else Or
-            parts = [self.condition(part, negate=flag) for part, flag in _flat(kind, expr, negate=negate)]
+            parts = [self.condition(part, negate=flag) for part, flag in flat(kind, expr, negate=negate)]
             return _nary("AND" if kind is And else "OR", parts)
         wide = _without_huge(expr)
         if wide is not expr:
@@ -205,51 +199,32 @@ class _Writer:
         kind: type
         values: tuple[Param, ...]
         if isinstance(node, Like):
-            kind, test, values = Text, "NOT GLOB ?" if node.negated else "GLOB ?", (_glob(node),)
+            kind, test, values = Text, "{} NOT GLOB ?" if node.negated else "{} GLOB ?", (_glob(node),)
+        elif isinstance(node, Regexp):
+            searcher(node.pattern)  # raises what is wrong with it, which inside of the database nobody could tell
+            kind, values = Text, (node.pattern,)
+            test = f"{_REGEXP_OF} {'NOT ' if node.negated else ''}REGEXP ?"
         elif isinstance(node, In):
             kind, values = type(node.values[0]), tuple(map(_bound, node.values))
-            test = f"{'NOT IN' if node.negated else 'IN'} ({', '.join('?' * len(values))})"
+            test = f"{{}} {'NOT IN' if node.negated else 'IN'} ({', '.join('?' * len(values))})"
         else:
-            kind, test, values = type(node.value), f"{node.op} ?", (_bound(node.value),)
+            kind, test, values = type(node.value), f"{{}} {node.op} ?", (_bound(node.value),)
         if isinstance(key, Builtin):
-            return _Sql(f"{COLUMNS[key.name]} {test}", tuple(map(_int64, values)))
+            return _Sql(test.format(COLUMNS[key.name]), tuple(map(_int64, values)))
         return self._typed(key, test, values, kind)
 
     def _typed(self, key: MetaKey, test: str, values: tuple[Param, ...], kind: type) -> _Sql:
-        """Write `key test`, true only when the stored value is of `kind`."""
-        if not _has_json_path(key):
-            walk, last, params = _odd_key(key)
-            text = f"EXISTS (SELECT 1 {walk} AND {last}.type IN {_TYPES[kind]} AND {last}.atom {test})"
-            return _Sql(f"{text} AND {_NO_NUL}" if kind is Text else text, (*params, *values))
-        path = _json_path(key)
-        extract, params = self._extract(key)
-        text = f"{extract} {test} AND json_type(meta, ?) IN {_TYPES[kind]}"
+        """Write `test` of the value at `key`, true only when the stored value is of `kind`."""
+        if not has_json_path(key):
+            walk, last, params = odd_key(key)
+            text = f"EXISTS (SELECT 1 {walk} AND {last}.type IN {_TYPES[kind]} AND {test.format(last + '.atom')})"
+            return _Sql(f"{text} AND {NO_NUL}" if kind is Text else text, (*params, *values))
+        path = json_path(key)
+        column, params = extract(key, self._declared)
+        text = f"{test.format(column)} AND json_type(meta, ?) IN {_TYPES[kind]}"
         if kind is Text:
-            return _Sql(f"{text} AND {_NO_NUL_AT_PATH}", (*params, *values, path, path))
+            return _Sql(f"{text} AND {NO_NUL_AT_PATH}", (*params, *values, path, path))
         return _Sql(text, (*params, *values, path))
-
-    def _extract(self, key: MetaKey) -> tuple[str, tuple[Param, ...]]:
-        column = self._declared.get(key.path)
-        return ("json_extract(meta, ?)", (_json_path(key),)) if column is None else (column, ())
-
-    def order(self, query: Query) -> tuple[str, tuple[Param, ...]]:
-        terms: list[str] = []
-        params: list[Param] = []
-        pinned = _pinned(query.where)
-        for order in query.order:
-            down = " DESC" if order.descending else ""
-            if isinstance(order.key, Builtin):
-                terms.append(COLUMNS[order.key.name] + down)
-            elif order.key in pinned and _has_json_path(order.key):
-                # One type only: the plain expression sorts right, and an index on it can deliver the order.
-                extract, values = self._extract(order.key)
-                terms.append(extract + down)
-                params += values
-            else:
-                rank, value, values = _sort_terms(order.key)
-                terms += [rank, value + down]
-                params += values
-        return ", ".join([*terms, "id", "substream"]), tuple(params)
 
 
 def _bound(value: Value) -> Param:
@@ -266,10 +241,10 @@ def _int64(bound: Param) -> Param:
 
 
 def _is_null(key: MetaKey) -> _Sql:
-    if not _has_json_path(key):
-        walk, last, params = _odd_key(key)
+    if not has_json_path(key):
+        walk, last, params = odd_key(key)
         return _Sql(f"NOT EXISTS (SELECT 1 {walk} AND {last}.type <> 'null')", params)
-    return _Sql("COALESCE(json_type(meta, ?), 'null') = 'null'", (_json_path(key),))
+    return _Sql("COALESCE(json_type(meta, ?), 'null') = 'null'", (json_path(key),))
 
 
 def _glob(node: Like) -> str:
@@ -294,12 +269,12 @@ def _without_huge(node: Predicate) -> Expr:
 
 def _huge(key: MetaKey, op: str, number: Number) -> _Sql:
     """Compare exactly with a number beyond 64 bits: doubles as doubles, 64-bit integers by sign, others by digits."""
-    if not _has_json_path(key):
+    if not has_json_path(key):
         raise WrongInput(
             f"{key} {op} {number}: a number beyond 64 bits can only be compared with keys of printable ASCII without "
             "quotes and backslashes; use a smaller number or rename the key"
         )
-    path, value = _json_path(key), number.value
+    path, value = json_path(key), number.value
     whole = int(value)  # a double of this size has no fraction
     double_op, double = _nearest_double(op, value)
     digits, sign = str(abs(whole)), -1 if whole < 0 else 1
@@ -327,31 +302,3 @@ def _nearest_double(op: str, value: int | float) -> tuple[str, float]:
         return ("<", -math.inf) if op == "=" else (">=", -math.inf)  # never, always
     below = near if near < value else math.nextafter(near, -math.inf)
     return ("<=", below) if op in {"<", "<="} else (">=", math.nextafter(below, math.inf))
-
-
-def _sort_terms(key: MetaKey) -> tuple[str, str, tuple[Param, ...]]:
-    """Return rank of the type, value inside the type, and values for the places in both (see `ast.Order`)."""
-    if _has_json_path(key):
-        path = _json_path(key)
-        kind, extract, guard = "json_type(meta, ?)", "json_extract(meta, ?)", _NO_NUL_AT_PATH
-        at: tuple[Param, ...] = (path,)
-        guard_at = at
-    else:
-        walk, last, at = _odd_key(key)
-        kind, extract, guard = f"(SELECT {last}.type {walk})", f"(SELECT {last}.atom {walk})", _NO_NUL
-        guard_at = ()
-    rank = (
-        f"CASE {kind} WHEN 'integer' THEN 1 WHEN 'real' THEN 1 WHEN 'text' THEN CASE WHEN {guard} THEN 2 ELSE 4 END "
-        "WHEN 'true' THEN 3 WHEN 'false' THEN 3 ELSE 4 END"
-    )
-    value = (
-        f"CASE {kind} WHEN 'text' THEN CASE WHEN {guard} THEN {extract} END "
-        f"WHEN 'object' THEN NULL WHEN 'array' THEN NULL ELSE {extract} END"
-    )
-    return rank, value, (*at, *guard_at, *at, *guard_at, *at, *at)
-
-
-def _pinned(where: Expr | None) -> set[Key]:
-    """Return the keys whose type the condition fixes for every selected row."""
-    parts = [part for part, negated in _flat(And, where, negate=False) if not negated] if where is not None else []
-    return {part.key for part in parts if isinstance(part, Comparison | In | Like)}

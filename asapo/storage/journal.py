@@ -2,7 +2,7 @@
 
 File: 8 bytes `ASJ` + major + minor + 3 zero bytes, then records, the first of kind HEAD.
 Record: sync marker, u32 LE length of the body, u64 LE xxh3_64 of (length bytes + body), body.
-Body: MessagePack array `[kind, fields]`; a PUT has the wire header, as received, in its field `put`.
+Body: MessagePack array `[kind, fields]`; a PUT has the wire header, as received or gathered, in its field `put`.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ class OpenSegment:
         self.sealed = False
         self.journal_good = True
         self.known = False
-        """True once `on_opened` was called."""
+        """True once its journal has a record."""
         self.used_s = 0.0
 
 
@@ -70,7 +70,7 @@ class PutRecord(NamedTuple):
     """What the journal keeps of a unit beside its place."""
 
     header: bytes
-    """The wire header as received."""
+    """The Put header, as received or gathered."""
     ingest_ns: int
     """Time of arrival, ns since the Unix epoch."""
     skip: Sequence[int] = ()

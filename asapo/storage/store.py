@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from asapo.errors import AsapoError, LocalProtocolError, StorageError
+from asapo.failpoints import failpoint
 from asapo.models import StreamRef
 from asapo.storage.files import Buffer, FileOps, default_files
 from asapo.storage.journal import JournalWriter, Kind
@@ -47,10 +48,10 @@ class StreamStore:
         A segment that would grow beyond this is closed and followed by a new one; a longer unit gets its own segment.
     open_segments : int
         Segments kept open; the one that was unused for longest is closed first.
-    on_opened, on_closed : callable taking a SegmentHandle
-        Called on the writer thread: `on_opened` when the first record of a segment is in its journal, so before
-        anybody can ask for it, and `on_closed` when nothing will be added any more. A segment without records
-        is removed and never announced.
+    on_opening, on_closed : callable taking a SegmentHandle
+        Called on the writer thread: `on_opening` before the files of a segment are made, which are not if it raises a
+        StorageError, and `on_closed` when nothing will be added any more. A segment without records is removed, and
+        `on_closed` is not called.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class StreamStore:
         files: FileOps | None = None,
         segment_bytes: int = SEGMENT_BYTES,
         open_segments: int = OPEN_SEGMENTS,
-        on_opened: Callable[[SegmentHandle], None] | None = None,
+        on_opening: Callable[[SegmentHandle], None] | None = None,
         on_closed: Callable[[SegmentHandle], None] | None = None,
     ) -> None:
         self.tier = tier
@@ -71,7 +72,7 @@ class StreamStore:
         self._files = files or default_files()
         self._segment_bytes = segment_bytes
         self._open_limit = open_segments
-        self._on_opened = on_opened
+        self._on_opening = on_opening
         self._on_closed = on_closed
         self._number = 0
         self._open: OrderedDict[StreamRef, OpenSegment] = OrderedDict()
@@ -130,11 +131,13 @@ class StreamStore:
 
     def _write(self, slots: Sequence[Slot], buffers: Sequence[Buffer], reserved: int) -> None:
         opened = self._owner(slots)
+        failpoint("ingest.before-payload")
         try:
             opened.writer.write(slots[0].offset, buffers, reserved)
         except StorageError:
             self._give_up(slots, opened)
             raise
+        failpoint("ingest.after-payload")
 
     def journal_put(self, slot: Slot, put_header: bytes, ingest_ns: int, *, skip: Sequence[int] = ()) -> None:
         """Append the unit's PUT record; see `journal_run`."""
@@ -155,6 +158,7 @@ class StreamStore:
         except StorageError:
             self._give_up(slots, opened)
             raise
+        failpoint("ingest.after-journal")
         self._release(slots, opened)
 
     def abort(self, slot: Slot) -> None:
@@ -241,10 +245,7 @@ class StreamStore:
         except StorageError:
             opened.journal_good = False
             raise
-        if not opened.known:
-            opened.known = True
-            if self._on_opened is not None:
-                self._on_opened(opened.handle)
+        opened.known = True
 
     def _give_up(self, slots: Sequence[Slot], opened: OpenSegment) -> None:
         """Drop slots whose write failed, and take no more units into their segment."""
@@ -271,6 +272,9 @@ class StreamStore:
         folder = stream_dir(self.tier.root, ref)
         self._files.mkdirs(folder)
         path = str(folder / segment_name(self.receiver_id, self.epoch, self._number))
+        handle = SegmentHandle(ref, path, self._number)
+        if self._on_opening is not None:
+            self._on_opening(handle)
         writer = SegmentWriter(
             path,
             self._files,
@@ -278,13 +282,14 @@ class StreamStore:
             limit_bytes=self._segment_bytes,
             ahead_bytes=ahead_bytes,
         )
+        failpoint("rotate.between-files")
         try:
             journal = JournalWriter(journal_path(path), self._head(ref, Path(path).name), self._files)
         except StorageError:
             self._quietly(writer.close)
             self._remove(path)
             raise
-        opened = OpenSegment(SegmentHandle(ref, path, self._number), writer, journal)
+        opened = OpenSegment(handle, writer, journal)
         self._open[ref] = opened
         return opened
 
@@ -322,10 +327,12 @@ class StreamStore:
 
     def _finish(self, opened: OpenSegment) -> None:
         """Close segment and journal. What fails here was acknowledged before or never, so it is logged, not raised."""
+        failpoint("rotate.before-close")
         if opened.known and opened.journal_good:
             self._quietly(lambda: opened.journal.append(Kind.CLOSED, {"bytes": opened.writer.written_end}))
         self._quietly(opened.writer.close)
         self._quietly(opened.journal.close)
+        failpoint("rotate.after-close")
         if not opened.known:
             self._remove(opened.handle.path)
         elif self._on_closed is not None:

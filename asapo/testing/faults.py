@@ -1,4 +1,7 @@
-"""File operations that fail, stall or end the process on purpose. They wrap what `asapo.storage.files` does."""
+"""File operations that fail, stall or end the process on purpose, and places at which a process dies.
+
+They wrap what `asapo.storage.files` does, and hook into `asapo.failpoints`.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,11 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, ParamSpec, TypeVar
+from typing import Any, Final, NoReturn, ParamSpec, TypeVar
 
+from asapo import failpoints
 from asapo.errors import ConfigError
 from asapo.storage.files import FileOps, install_files, size_of
 
@@ -20,8 +24,9 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 VARIABLE: Final = "ASAPO_FAULTS"
-"""Environment variable with the faults of a whole process, for example `pwrite:17:kill,append:3:ENOSPC:.idx`, or one
-that a test switches on by making a file, for example `switch:/tmp/on:ENOSPC:stream1`."""
+"""Environment variable with the faults of a whole process: `pwrite:17:kill,append:3:ENOSPC:.idx` for file operations,
+`ingest.after-journal:5:kill` for a place of `asapo.failpoints`, or one that a test switches on by making a file, for
+example `switch:/tmp/on:ENOSPC:stream1`."""
 WRITES: Final = frozenset({"pwrite", "append"})
 
 
@@ -79,8 +84,7 @@ class FaultyFiles(FileOps):
             number = getattr(errno, fault.action)
             raise OSError(number, os.strerror(number), path)
         if fault.action != "short":
-            os.kill(os.getpid(), signal.SIGKILL)
-            threading.Event().wait()  # the signal needs a moment; nothing more may be written
+            _die()
         return result
 
     def _fault(self, operation: str, path: str) -> Fault | None:
@@ -195,13 +199,55 @@ class FullDisk(FileOps):
         return call(*shorter)  # type: ignore[call-arg]
 
 
+class Deaths:
+    """Ends the process at named places: at the n-th passing of each."""
+
+    def __init__(self, places: Mapping[str, int]) -> None:
+        if unknown := places.keys() - failpoints.NAMES.keys():
+            raise ConfigError(f"failpoints {sorted(unknown)}: expected some of {', '.join(failpoints.NAMES)}")
+        self._places = places
+        self._passed: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    @classmethod
+    def parse(cls, faults: Iterable[str]) -> Deaths:
+        """Read `name:at:kill` of each."""
+        places = {}
+        for text in faults:
+            name, at, action = [*text.split(":"), "", ""][:3]
+            if not at.isdigit() or action != "kill":
+                raise ConfigError(f"fault {text!r}: expected failpoint:at:kill")
+            places[name] = int(at)
+        return cls(places)
+
+    def __call__(self, name: str) -> None:
+        """Pass a place, or die at it."""
+        with self._lock:
+            self._passed[name] += 1
+            due = self._passed[name] == self._places.get(name)
+        if due:
+            _die()
+
+
+def _die() -> NoReturn:
+    os.kill(os.getpid(), signal.SIGKILL)
+    while True:  # the signal needs a moment; nothing more may be done
+        threading.Event().wait()
+
+
 def install_from_environment() -> FileOps | None:
-    """Make the faults named in `ASAPO_FAULTS` those of this process; None when there are none."""
+    """Make the faults named in `ASAPO_FAULTS` those of this process; return those of files, None without any."""
     text = os.environ.get(VARIABLE, "")
-    if not text:
-        return None
-    files: FileOps
-    files = SwitchedFiles.parse(text) if text.startswith("switch:") else FaultyFiles(*map(Fault.parse, text.split(",")))
+    if text.startswith("switch:"):
+        files: FileOps = SwitchedFiles.parse(text)
+    else:
+        faults = [fault for fault in text.split(",") if fault]
+        places = [fault for fault in faults if "." in fault.partition(":")[0]]
+        if places:
+            failpoints.install(Deaths.parse(places))
+        if len(places) == len(faults):
+            return None
+        files = FaultyFiles(*[Fault.parse(fault) for fault in faults if fault not in places])
     install_files(files)
     return files
 

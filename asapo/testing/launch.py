@@ -57,10 +57,7 @@ class LocalServices:
         )
         self._first_receivers = receivers
         self._with_http = http
-        self._stand_ins = {
-            **(stand_ins or {}),
-            **{name: ("asapo.testing.faults", {VARIABLE: fault}) for name, fault in (faults or {}).items()},
-        }
+        self._stand_ins = {**(stand_ins or {}), **{name: _faulty(found) for name, found in (faults or {}).items()}}
         self._services: dict[str, Service] = {}
         self.native = ""
         """Address for producers and consumers."""
@@ -117,6 +114,11 @@ class LocalServices:
         """Return True when a service has ended by itself, for example by a fault."""
         return self._services[name].ended
 
+    def inject(self, name: str, faults: str) -> None:
+        """Let a service work under faults from its next start on, as `asapo.testing.faults.VARIABLE` takes them."""
+        service = self._services[name]
+        service.module, service.environment = _faulty(faults)
+
     def cure(self, name: str) -> None:
         """Let a service work without faults, and as itself, from its next start on."""
         service = self._services[name]
@@ -144,3 +146,8 @@ class LocalServices:
         """End all services, the last started first."""
         for service in reversed(self._services.values()):
             service.stop()
+
+
+def _faulty(faults: str) -> tuple[str, dict[str, str]]:
+    """Return module and environment of a service that runs under faults."""
+    return "asapo.testing.faults", {VARIABLE: faults}

@@ -20,6 +20,7 @@ from asapo.index.interface import (
     QUERY_TIME_LIMIT_S,
     SESSION_TIMEOUT_S,
     Clock,
+    Explanation,
     OpenedStream,
     OpenSegment,
     RowTuple,
@@ -155,6 +156,10 @@ class MemoryIndex:
             for info, opened in self._segment_infos
             if info.receiver_id == receiver_id and opened.no not in self._closed_segments
         ]
+
+    def known_segments(self, paths: Sequence[str]) -> set[str]:
+        """Return those of these paths that are registered."""
+        return {opened.path for _, opened in self._segment_infos} & set(paths)
 
     def _is_open(self, session: MemorySession) -> bool:
         return not session.closed and session.seen_s > self._clock_s() - self._session_timeout_s
@@ -355,16 +360,36 @@ class MemoryIndex:
         stream_no: int,
         query: Query,
         *,
+        after: int = 0,
         row_limit: int = QUERY_ROW_LIMIT,
         time_limit_s: float = QUERY_TIME_LIMIT_S,  # noqa: ARG002
     ) -> list[RowTuple]:
         """Return the rows that a query selects, by the plain-Python evaluator."""
         rows = {(row.id, row.substream): row for row in self._rows(stream_no)}
-        records = [
-            Record(row.id, json.loads(row.meta), row.t_acq_ns, row.t_ingest_ns, row.size, row.substream)
-            for row in rows.values()
-        ]
-        return [rows[record.id, record.substream] for record in select(query, records)[:row_limit]]
+        passed = next((_record(row) for row in rows.values() if row.seq == after), None)
+        if after and passed is None:
+            raise WrongInput(f"no message with arrival number {after} to go on after", after=after)
+        found = select(query, map(_record, rows.values()), after=passed)
+        return [rows[record.id, record.substream] for record in found[:row_limit]]
+
+    def count(self, stream_no: int, query: Query, *, time_limit_s: float = QUERY_TIME_LIMIT_S) -> int:  # noqa: ARG002
+        """Return how many rows a query selects."""
+        return len(select(query, map(_record, self._rows(stream_no))))
+
+    def explain(
+        self,
+        stream_no: int,
+        query: Query,
+        *,
+        time_limit_s: float = QUERY_TIME_LIMIT_S,  # noqa: ARG002
+    ) -> Explanation:
+        """Say that everything is looked at, as it is."""
+        total = len(self._rows(stream_no))
+        return Explanation("", True, total, total, bool(query.order))
+
+
+def _record(row: Row) -> Record:
+    return Record(row.id, json.loads(row.meta), row.t_acq_ns, row.t_ingest_ns, row.size, row.substream)
 
 
 def _utf8(ref: StreamRef) -> tuple[bytes, bytes]:

@@ -222,16 +222,15 @@ def _receive(socket: Any, *, with_peer: bool) -> Message | None:
     # Asking costs 2 us; the exception of a vain recv would cost 12.
     if not socket.getsockopt(zmq.EVENTS) & _READABLE:
         return None
+    peer = b""
     try:
-        part = socket.recv(_NOW, copy=False)
+        if with_peer:
+            peer = socket.recv(_NOW)  # no message ends behind it
+            part = socket.recv(copy=False)
+        else:
+            part = socket.recv(_NOW, copy=False)
     except zmq.Again:
         return None
-    peer = b""
-    if with_peer:
-        peer = part.bytes
-        if not part.more:
-            return Message(b"", b"", peer)
-        part = socket.recv(copy=False)
     if not part.more:
         return Message(b"", b"", peer)
     header = part.bytes

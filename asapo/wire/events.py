@@ -169,13 +169,21 @@ class GetById(Event):
 
 @dataclass(frozen=True, slots=True)
 class Query(Event):
-    """Give the messages that a query selects, at most `limit`."""
+    """Give the messages that a query selects, at most `limit`; or say something about them."""
 
     request: int
     source: str
     stream: str
     text: str
     limit: int = 1000
+    keys: list[Any] = field(default_factory=list)
+    """Of the metadata only these keys, as a query spells them; empty for all."""
+    after: str = ""
+    """Cursor of an earlier answer: go on behind its last message."""
+    want: str = ""
+    """Empty for messages; `count` for their number, `explain` for how they would be found (both answered by Done)."""
+    paged: bool = False
+    """The answer may end early, at a place where the client goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +258,8 @@ class Rows(Event):
     """Of the ids that a GetNext reported as done: those that were given to somebody else meanwhile (LeaseLost)."""
     missing: dict[Any, Any] = field(default_factory=dict)
     """Of the ids that a GetById asked for: id to error map of those that are not there."""
+    page: dict[Any, Any] = field(default_factory=dict)
+    """Of a query: `cursor`, the place where this answer ended, and `more`, whether anything may be behind it."""
 
 
 # -- receiver to broker -------------------------------------------------------------------------------------------

@@ -6,9 +6,9 @@ import sys
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from itertools import accumulate, chain
 from math import prod
-from operator import lt
+from operator import itemgetter, lt
 from typing import Any, Final
 
 from asapo.errors import WrongInput
@@ -17,6 +17,9 @@ from asapo.wire.limits import ALIGN, MAX_META_BYTES, MAX_UNIT_BYTES, MAX_UNIT_ME
 
 LEVELS: Final = ("written", "memory")
 """Acknowledgement levels this version speaks (R25)."""
+PLAIN_KEYS: Final = ("u", "n", "i", "k", "z", "c", "m", "t", "b")
+"""What the header map of every Put has."""
+_plain_values: Final = itemgetter(*PLAIN_KEYS)
 
 
 def aligned(size: int) -> int:
@@ -159,7 +162,7 @@ def put_map(
     header: dict[str, Any] = {
         "u": unit,
         "n": stream,
-        "i": ids[0] if type(ids) is range else list(ids),
+        "i": ids[0] if type(ids) is range or len(ids) == 1 else list(ids),
         "k": len(ids),
         "z": first if sizes.count(first) == len(sizes) else list(sizes),
         "c": checksums,
@@ -207,4 +210,56 @@ def put_from_map(header: dict[str, Any]) -> Put:
         dataset_size=header.get("d", 0),
         level=header.get("l", "written"),
         origins=tuple(origin and Origin(*origin) for origin in header.get("o", ())),
+    )
+
+
+def put_from_singles(headers: Sequence[dict[str, Any]]) -> Put | None:
+    """Build one Put of the header maps of many that follow each other and have one message each.
+
+    Its unit is that of the first. None when they do not go together (another stream or format, origins, ids that do not
+    ascend) or anything may be wrong with one of them: then each is to be looked at by itself.
+
+    Raises
+    ------
+    WrongInput, KeyError, TypeError, ValueError
+        Also when something is wrong with one of them.
+    """
+    first = headers[0]
+    form = first.get("f")
+    keys = {*PLAIN_KEYS, "f"} if form else set(PLAIN_KEYS)
+    if any(header.keys() != keys or header.get("f") != form for header in headers):
+        return None
+    columns = tuple(zip(*map(_plain_values, headers), strict=True))
+    if not _go_together(*columns):
+        return None
+    units, streams, ids, _, sizes, checksums, metas, acquired, marks = columns
+    dense = range(ids[0], ids[0] + len(headers))
+    return Put(
+        unit=units[0],
+        stream=streams[0],
+        ids=dense if ids == tuple(dense) else list(ids),
+        sizes=list(sizes),
+        checksums=b"".join(checksums),
+        metas=[text for (text,) in metas],
+        acquired_ns=b"".join(acquired),
+        closed_below=max(marks),
+        format=format_of(form[0], tuple(form[1]), form[2]) if form else PLAIN,
+    )
+
+
+def _go_together(
+    units: Any, streams: Any, ids: Any, counts: Any, sizes: Any, checksums: Any, metas: Any, acquired: Any, marks: Any
+) -> bool:
+    """Say whether these columns are of units in a row, of one stream and one message each; `Put` checks the rest."""
+    n = len(units)
+    return (
+        set(map(type, chain(units, ids, counts, sizes, marks))) == {int}
+        and units == tuple(range(units[0], units[0] + n))
+        and counts.count(1) == n
+        and streams.count(streams[0]) == n
+        and min(marks) >= 0
+        and set(map(type, metas)) == {list}
+        and set(map(len, metas)) == {1}
+        and set(map(type, chain(streams, *metas))) == {str}
+        and set(map(len, chain(checksums, acquired))) == {8}
     )

@@ -44,6 +44,7 @@ from asapo_broker.delivery import Delivery
 from asapo_broker.feed import Reply
 from asapo_broker.indexes import Indexes
 from asapo_broker.loader import Loader
+from asapo_broker.queries import QueryLimits
 from asapo_broker.registry import Registry
 from asapo_broker.requests import RequestPool
 from asapo_broker.sessions import Peer, Session, Sessions
@@ -126,7 +127,8 @@ class Core:
             self._registry,
             self._post,
             threads=settings.request_threads,
-            limit_s=settings.request_limit_s,
+            query_threads=settings.query_threads,
+            limits=QueryLimits(settings.query_limit_s, settings.query_rows),
             max_queued=settings.max_queued_requests,
         )
         self._delivery = Delivery(
@@ -172,7 +174,7 @@ class Core:
             part.stop()
         for thread in threads:
             thread.join(10.0)
-        self._pool.join(self.settings.request_limit_s + 1)
+        self._pool.join(self.settings.query_limit_s + 1)
         self._server.close()
         self._indexes.close()
         self._bell.close()

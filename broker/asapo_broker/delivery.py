@@ -14,6 +14,7 @@ from asapo.errors import (
     QueueFull,
     WrongInput,
 )
+from asapo.failpoints import failpoint
 from asapo.models import MAX_ID, StreamRef
 from asapo.wire.events import GetNext
 from asapo_broker.announced import AnnouncedUnit, announced
@@ -39,6 +40,8 @@ from asapo_broker.tally import Tally
 
 TICK_S: Final = 0.1
 """Leases that ran out and nacks whose delay is over are looked for this often."""
+MIN_WINDOW_BYTES: Final = 1024 * 1024
+"""What the rows of a stream may take however many streams are read."""
 FILTERED_BYTES: Final = 4096
 """Longer announced units of streams with filtered groups are left to the loader: it judges rows on its own thread."""
 Name = tuple[str, str, str]
@@ -82,6 +85,12 @@ class Delivery:
     def n_waiting(self) -> int:
         """Requests that wait."""
         return len(self._parked)
+
+    @property
+    def _window_bytes(self) -> int:
+        """Memory that the rows of one stream may take now, in bytes."""
+        settings = self._settings
+        return min(settings.window_bytes, max(MIN_WINDOW_BYTES, settings.windows_bytes // max(1, len(self.streams))))
 
     @property
     def has_changes(self) -> bool:
@@ -208,9 +217,9 @@ class Delivery:
             self.wake(state, now_s)
 
     def _take_tail(self, state: StreamState, tail: Tail) -> None:
-        settings, feed = self._settings, state.feed
+        feed = state.feed
         self._tally.rows_loaded += len(tail.rows)
-        orphans = state.take(tail, limit_rows=settings.window_rows, limit_bytes=settings.window_bytes)
+        orphans = state.take(tail, limit_rows=self._settings.window_rows, limit_bytes=self._window_bytes)
         if orphans:
             self._load(LoadParts(feed, orphans))
         if tail.head is None and feed.taken == feed.given:
@@ -280,14 +289,14 @@ class Delivery:
 
     def _push(self, state: StreamState, unit: AnnouncedUnit) -> bool:
         """Take in a unit without asking the index; False when that takes more than is known here."""
-        feed, settings = state.feed, self._settings
+        feed = state.feed
         if feed.filters and len(unit.header) > FILTERED_BYTES:
             return False
         if not self._tables(feed.ref.beamtime).know(unit.segment, unit.format):
             return False
         rows = unit.rows()
         self._tally.rows_announced += len(rows)
-        orphans = state.push(rows, limit_rows=settings.window_rows, limit_bytes=settings.window_bytes)
+        orphans = state.push(rows, limit_rows=self._settings.window_rows, limit_bytes=self._window_bytes)
         if orphans:
             self._load(LoadParts(feed, orphans))
         self._serving.changed.add(state)
@@ -342,6 +351,7 @@ class Delivery:
             if expired:
                 self._tally.leases_expired += sum(map(len, expired.values()))
                 self._serving.changed.add(state)
+                failpoint("lease.after-expiry")
             if state.waiting:
                 self.wake(state, now_s)
             if not state.n_outstanding:

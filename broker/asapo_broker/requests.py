@@ -4,32 +4,35 @@ from __future__ import annotations
 
 import json
 import logging
-import queue
 import threading
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any
 
 from asapo.delivery.rows import RowTuple, row_dataset_size
 from asapo.errors import AsapoError, Gap, NothingYet, PartialDataset, QueueFull, StreamFinished, WrongInput, to_wire
 from asapo.index import MetadataIndex, StreamHead
 from asapo.models import MAX_ID, StreamInfo, StreamRef, check_id
-from asapo.query import parse
 from asapo.wire.codec import encode
 from asapo.wire.events import Describe, Done, Event, Failed, GetById, GetLast, ListReceivers, ListStreams, Query, Rows
-from asapo.wire.limits import MAX_QUERY_BYTES, MAX_ROWS
+from asapo.wire.limits import MAX_ROWS
+from asapo_broker import queries
 from asapo_broker.feed import Reply
 from asapo_broker.indexes import Indexes
+from asapo_broker.queries import REPLY_BYTES, QueryLimits
 from asapo_broker.registry import Registry
+from asapo_broker.turns import TurnQueue
 
 log = logging.getLogger(__name__)
 
-REPLY_BYTES: Final = 12 * 1024 * 1024
-"""Metadata text in one answer; what does not fit is left out and the client told."""
 Request = GetById | GetLast | Query | Describe | ListStreams | ListReceivers
 
 
 class RequestPool:
-    """Runs requests on a few threads, each with a time and row limit; `post` takes the replies."""
+    """Runs requests on a few threads; `post` takes the replies.
+
+    Queries have threads of their own, so that everything else is answered while slow ones run, and take turns by
+    session: one session's queries leave a thread for those of others.
+    """
 
     def __init__(
         self,
@@ -38,17 +41,21 @@ class RequestPool:
         post: Callable[[Reply], None],
         *,
         threads: int,
-        limit_s: float,
+        query_threads: int,
+        limits: QueryLimits,
         max_queued: int,
     ) -> None:
         self._indexes = indexes
         self._registry = registry
         self._post = post
-        self._limit_s = limit_s
+        self._limits = limits
         self._max_queued = max_queued
-        self._inbox: queue.SimpleQueue[tuple[Any, Request] | None] = queue.SimpleQueue()
+        self._quick = TurnQueue(threads)
+        self._slow = TurnQueue(max(1, query_threads - 1))
         self._threads = [
-            threading.Thread(target=self._run, name=f"asapo-request-{n}", daemon=True) for n in range(threads)
+            threading.Thread(target=self._run, args=(queued,), name=f"asapo-{name}-{n}", daemon=True)
+            for queued, name, count in ((self._quick, "request", threads), (self._slow, "query", query_threads))
+            for n in range(count)
         ]
 
     def start(self) -> None:
@@ -58,8 +65,8 @@ class RequestPool:
 
     def stop(self) -> None:
         """End the threads after what they are at; what is queued is not answered."""
-        for _ in self._threads:
-            self._inbox.put(None)
+        self._quick.close()
+        self._slow.close()
 
     def join(self, timeout_s: float) -> None:
         """Wait for the threads to end."""
@@ -74,13 +81,13 @@ class RequestPool:
         QueueFull
             If too many requests wait already.
         """
-        queued = self._inbox.qsize()
+        queued = len(self._quick) + len(self._slow)
         if queued >= self._max_queued:
             raise QueueFull(f"{queued} requests wait already; try again later", queued=queued, limit=self._max_queued)
-        self._inbox.put((session, request))
+        (self._slow if isinstance(request, Query) else self._quick).put(session, request)
 
-    def _run(self) -> None:
-        while (item := self._inbox.get()) is not None:
+    def _run(self, queued: TurnQueue) -> None:
+        while (item := queued.take()) is not None:
             session, request = item
             try:
                 answer = self._answer(session.beamtime, request)
@@ -90,6 +97,7 @@ class RequestPool:
                 log.exception("request %s failed", type(request).__name__)
                 text = f"the broker failed on this request ({type(exc).__name__}); its log says more"
                 answer = Failed(request.request, to_wire(AsapoError(text)))
+            queued.done(session)
             self._post(Reply(session, encode(answer), len(answer.rows) if isinstance(answer, Rows) else 0))
 
     def _answer(self, beamtime: str, request: Request) -> Event:
@@ -116,7 +124,11 @@ class RequestPool:
             return self._last(index, no, beamtime, request)
         if isinstance(request, GetById):
             return self._by_id(index, no, beamtime, request)
-        return self._query(index, no, beamtime, request)
+
+        def make_rows(number: int, rows: Any, **extra: Any) -> Rows:
+            return self._rows(index, beamtime, number, rows, **extra)
+
+        return queries.answer(index, ref, no, request, self._limits, make_rows)
 
     # -- one for each kind --------------------------------------------------------------------------------------
 
@@ -174,17 +186,6 @@ class RequestPool:
         if last is not None and not rows:
             raise last
         return self._rows(index, beamtime, request.request, rows, missing=missing)
-
-    def _query(self, index: MetadataIndex, no: int, beamtime: str, request: Query) -> Event:
-        if len(request.text) > MAX_QUERY_BYTES:
-            raise WrongInput(f"query of {len(request.text)} characters: expected at most {MAX_QUERY_BYTES} bytes")
-        if not 1 <= request.limit <= MAX_ROWS:
-            raise WrongInput(f"limit {request.limit}: expected 1 to {MAX_ROWS}; page on with `_id > LAST`")
-        query = parse(request.text)
-        rows: list[RowTuple] = list(index.query(no, query, row_limit=request.limit, time_limit_s=self._limit_s))
-        if sum(len(row[9]) for row in rows) > REPLY_BYTES:
-            raise WrongInput(f"the metadata exceed {REPLY_BYTES} bytes; use a smaller limit")
-        return self._rows(index, beamtime, request.request, rows)
 
     def _rows(self, index: MetadataIndex, beamtime: str, request: int, rows: Any, **extra: Any) -> Rows:
         tables = self._indexes.tables(beamtime)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from asapo.errors import ConfigError
-from asapo.wire.limits import MAX_HEADER_BYTES, SESSION_TIMEOUT_S
+from asapo.wire.limits import MAX_HEADER_BYTES, MAX_ROWS, SESSION_TIMEOUT_S
 
 MIB: Final = 1024 * 1024
 
@@ -29,8 +29,15 @@ class CoreSettings:
     save_s: float = 0.05
     """Cursors are written at least this often; a killed core redelivers what was acknowledged since."""
     request_limit_s: float = 5.0
-    """Longest run of a query or another request to the index."""
+    """How long a request waits for the index to tell whether there is such a stream."""
     request_threads: int = 2
+    """Threads for requests that are answered at once: by id, the last one, streams."""
+    query_threads: int = 2
+    """Threads for queries; those of one session leave one to others."""
+    query_limit_s: float = 5.0
+    """Longest run of one query."""
+    query_rows: int = MAX_ROWS
+    """Most messages in one answer to a query."""
     max_sessions: int = 10_000
     max_waiting: int = 64
     """Unanswered get_next requests of one session."""
@@ -39,10 +46,12 @@ class CoreSettings:
     max_streams: int = 20_000
     """Streams that are in memory because somebody reads them."""
     max_groups: int = 20_000
-    window_rows: int = 50_000
-    """Rows of one stream kept in memory; groups further back read the index."""
-    window_bytes: int = 64 * MIB
-    """Memory of the rows of one stream."""
+    window_rows: int = 200_000
+    """Most rows of one stream kept in memory; groups further back read the index, at twice the price of a row."""
+    window_bytes: int = 160 * MIB
+    """Most memory of the rows of one stream, estimated."""
+    windows_bytes: int = 320 * MIB
+    """Memory of the rows of all streams, which have equal shares of it."""
     max_part_bytes: int = MAX_HEADER_BYTES
     """Longest message part a peer may send."""
     idle_stream_s: float = 300.0

@@ -13,6 +13,7 @@ import msgpack
 
 from asapo.delivery.leases import GroupState
 from asapo.errors import DamagedFile, IndexUnavailable, StorageError
+from asapo.failpoints import failpoint
 from asapo.models import StreamRef
 from asapo.storage.layout import encode_name
 
@@ -110,10 +111,12 @@ class CursorStore:
         for (ref, group), state in self._writing.items():
             by_beamtime.setdefault(ref.beamtime, []).append((ref.source, ref.stream, group, *_pack(state)))
         for beamtime, rows in by_beamtime.items():
+            failpoint("cursor.before-write")
             try:
                 self._write(beamtime, rows)
             except StorageError as exc:
                 self._keep(beamtime, exc)
+            failpoint("cursor.after-write")
         with self._lock:
             self._writing = {}
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Final
 
 from asapo.errors import AsapoError, IndexUnavailable, StorageError
+from asapo.failpoints import failpoint
 from asapo.index import IndexDirectory
 from asapo.index.interface import MetadataIndex, UnitOutcome
 from asapo.metrics import Counters
@@ -49,7 +50,7 @@ class Indexer:
         receiver_id: str,
         epoch: int,
         *,
-        register: Callable[[MetadataIndex, SegmentHandle], int],
+        register: Callable[[MetadataIndex, str, StreamRef], int],
         finished: Callable[[list[Unit] | list[Request]], None],
         note: Callable[[Note], None],
         announce: Callable[..., None],
@@ -182,6 +183,7 @@ class Indexer:
         started_s = time.monotonic()
         records = [self._record(index, unit) for unit in alive]
         outcomes = index.commit(records)
+        failpoint("ingest.after-index")
         heads = {(unit.ref.source, unit.ref.stream): out.head_seq for unit, out in zip(alive, outcomes, strict=True)}
         self._announce(
             beamtime,
@@ -203,7 +205,7 @@ class Indexer:
             return record_of(unit, -self._memory_segment(index, unit), self._receiver_id)
         segment = unit.slot.segment
         if segment.index_no is None:
-            segment.index_no = self._register(index, segment)
+            segment.index_no = self._register(index, segment.path, segment.ref)
         return record_of(unit, segment.index_no, self._receiver_id)
 
     def _memory_segment(self, index: MetadataIndex, unit: Unit) -> int:
@@ -211,7 +213,7 @@ class Indexer:
         beamtime = unit.ref.beamtime
         number = self._memory_segments.get(beamtime)
         if number is None:
-            number = self._register(index, SegmentHandle(unit.ref, self._memory_name, 0))
+            number = self._register(index, self._memory_name, unit.ref)
             index.close_segment(number)  # there is no journal to be replayed
             self._memory_segments[beamtime] = number
         return number

@@ -10,6 +10,7 @@ from asapo.models import MAX_ID, StreamRef, check_name
 from asapo.wire.events import SESSION_BYTES, Ack, Beat, Event, Hello
 from asapo.wire.put import Put
 from asapo.wire.session import Role, State, advance
+from asapo_receive.units import Unit
 
 SLACK_MESSAGES: Final = 4096
 MAX_REFS: Final = 1000
@@ -57,8 +58,8 @@ class Peer:
     in_flight_messages: int = 0
     limit_bytes: int = 0
     """Largest credit ever given: what is enforced, since a smaller one may not have arrived yet."""
-    finished: dict[int, tuple[int, int]] = field(default_factory=dict)
-    """(bytes, messages) of units that have their outcome and wait for the ack of an earlier unit."""
+    finished: dict[int, tuple[int, int, int]] = field(default_factory=dict)
+    """(wire units, bytes, messages) of units that have their outcome and wait for the ack of an earlier unit."""
     errors: list[list[object]] = field(default_factory=list)
     credit_changed: bool = False
     refs: dict[str, StreamRef] = field(default_factory=dict)
@@ -73,8 +74,8 @@ class Peer:
             ref = self.refs[stream] = StreamRef(self.hello.beamtime, self.hello.source, stream)
         return ref
 
-    def accept(self, event: Event | Put, nbytes: int, now_s: float) -> None:
-        """Take note of an event that came with `nbytes` of payload.
+    def accept(self, event: Event | Put, nbytes: int, now_s: float, units: int = 1) -> None:
+        """Take note of an event that came with `nbytes` of payload; a Put may be gathered from several `units`.
 
         Raises
         ------
@@ -84,11 +85,11 @@ class Peer:
         self.state = advance(Role.PRODUCER, self.state, event, RemoteProtocolError)
         self.heard_s = now_s
         if type(event) is Put:
-            self._take_unit(event, nbytes)
+            self._take_unit(event, nbytes, units)
         elif type(event) is Beat:
             check_marks(event)
 
-    def _take_unit(self, put: Put, nbytes: int) -> None:
+    def _take_unit(self, put: Put, nbytes: int, units: int) -> None:
         if put.unit != self.next_unit:
             raise RemoteProtocolError(f"unit {put.unit}: expected {self.next_unit}")
         alone = self.in_flight_messages == 0
@@ -100,22 +101,22 @@ class Peer:
                 f"unit of {nbytes} bytes goes beyond the credit: {self.in_flight_bytes} of {self.window_bytes} bytes, "
                 f"{self.in_flight_messages} of {self.window_messages} messages are in flight"
             )
-        self.next_unit += 1
+        self.next_unit += units
         self.in_flight_bytes += nbytes
         self.in_flight_messages += len(put.ids)
 
-    def finish(self, put: Put, nbytes: int, errors: list[list[object]]) -> None:
+    def finish(self, unit: Unit) -> None:
         """Note the outcome of a unit."""
-        self.finished[put.unit] = (nbytes, len(put.ids))
-        self.errors += errors
+        self.finished[unit.put.unit] = (unit.wire_units, unit.nbytes, len(unit.put.ids))
+        self.errors += unit.refusals()
 
     def next_ack(self) -> Ack | None:
         """Return the ack that is due, or None."""
         upto = self.acked_upto
         while (done := self.finished.pop(upto + 1, None)) is not None:
-            upto += 1
-            self.in_flight_bytes -= done[0]
-            self.in_flight_messages -= done[1]
+            upto += done[0]
+            self.in_flight_bytes -= done[1]
+            self.in_flight_messages -= done[2]
         if upto == self.acked_upto and not self.credit_changed:
             return None
         self.acked_upto = upto

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from asapo.errors import AsapoError
+from asapo.failpoints import failpoint
 from asapo.index.interface import MetadataIndex, UnitRecord
 from asapo.models import StreamRef
 from asapo.storage.journal import Damage, JournalRecord, Kind, read_journal
@@ -21,6 +22,8 @@ from asapo_receive.units import Note, notes_of, record_from_put
 log = logging.getLogger(__name__)
 
 BATCH_UNITS: Final = 256
+DOUBTFUL_MESSAGES: Final = 4096
+"""As many as one transaction of the index has."""
 
 
 def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef, notes: list[Note]) -> int:
@@ -44,11 +47,12 @@ def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref
             gone.note(item.fields)
     name = Path(segment_path).name
     stream_no = index.stream_no(ref)
-    first = _first_missing(index, stream_no, segment_no, ref, puts)
+    first = _with_doubtful(puts, _first_missing(index, stream_no, segment_no, ref, puts))
     count = 0
     for start in range(first, len(puts), BATCH_UNITS):
         batch = [_left(record, gone, name) for record in puts[start : start + BATCH_UNITS]]
         units = [_unit(ref, segment_no, *each) for each in batch]
+        failpoint("replay.before-commit")
         for (record, put, skip), outcome in zip(batch, index.commit(units), strict=True):
             count += outcome.head_seq - outcome.first_seq + 1 if outcome.first_seq else 0
             notes += notes_of(
@@ -83,6 +87,18 @@ def _first_missing(
     return low
 
 
+def _with_doubtful(puts: Sequence[JournalRecord], first: int) -> int:
+    """Go back from the first record that is missing: the last ones that are there may be spare, and not noted as such.
+
+    The life that died may have been told so by the index without coming to write it down.
+    """
+    messages = 0
+    while first > 0 and messages < DOUBTFUL_MESSAGES:
+        first -= 1
+        messages += len(decode_put(puts[first].fields["put"]).ids)
+    return first
+
+
 def _unit(ref: StreamRef, segment_no: int, record: JournalRecord, put: Put, skip: set[int]) -> UnitRecord:
     fields = record.fields
     return record_from_put(
@@ -101,5 +117,6 @@ def replay_all(index: MetadataIndex, receiver_id: str, notes: list[Note]) -> int
         except AsapoError as exc:
             log.warning("segment %s cannot be replayed now: %s", segment.path, exc)
             continue
+        failpoint("replay.after-commit")
         index.close_segment(segment.no)
     return count

@@ -6,14 +6,17 @@ import logging
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Final
 
 from asapo.hostinfo import boot_id
 from asapo.index import IndexDirectory
 from asapo.index.interface import MetadataIndex
 from asapo.metrics import Counters
-from asapo.storage.store import SegmentHandle, StreamStore
-from asapo.storage.tier import Tier
+from asapo.models import StreamRef
+from asapo.storage.layout import journal_path, parse_segment_name, tier_root_of
+from asapo.storage.store import StreamStore
+from asapo.storage.tier import Tier, read_tier_uuid
 from asapo.transport import listen
 from asapo.wire.events import Register
 from asapo.wire.limits import MAX_HEADER_BYTES
@@ -21,6 +24,7 @@ from asapo_receive.cache import RecentUnits
 from asapo_receive.data_server import DataServer
 from asapo_receive.epochs import Epoch
 from asapo_receive.indexer import Indexer
+from asapo_receive.lifebook import Lifebook
 from asapo_receive.network import Network
 from asapo_receive.registrar import Registrar
 from asapo_receive.replay import replay_all
@@ -42,6 +46,7 @@ class Receiver:
         self.counters = Counters()
         self._stopped = threading.Event()
         self._epoch = Epoch(settings.state_dir, settings.receiver_id)
+        self._lifebook = Lifebook(settings.state_dir, settings.receiver_id, self._epoch.number)
         self._tier = Tier.open(settings.data_dir)
         self._directory = IndexDirectory(
             settings.state_dir,
@@ -66,7 +71,8 @@ class Receiver:
             settings.receiver_id,
             self._epoch.number,
             segment_bytes=settings.segment_bytes,
-            on_closed=self._indexer.submit,
+            on_opening=self._lifebook.note,
+            on_closed=lambda segment: self._writer.closed(segment),
         )
         self._writer = Writer(store, self._indexer.submit, counters)
         self._writer.submit(notes)
@@ -105,17 +111,25 @@ class Receiver:
     def _replay(self) -> list[Note]:
         started_s = time.monotonic()
         notes: list[Note] = []
+        for beamtime, segments in self._lifebook.left_behind().items():
+            index = self._directory.open(beamtime)
+            for path in segments.keys() - index.known_segments(list(segments)):
+                if Path(journal_path(path)).exists():  # otherwise it never came to be made
+                    self._register_segment(index, path, segments[path])
         for beamtime in self._directory.beamtimes():
             count = replay_all(self._directory.open(beamtime), self.settings.receiver_id, notes)
             if count:
                 log.info("beamtime %s: %d messages of an older life indexed", beamtime, count)
+        self._lifebook.forget()
         self.counters.set("asapo_receiver_replay_seconds", time.monotonic() - started_s)
         return notes
 
-    def _register_segment(self, index: MetadataIndex, segment: SegmentHandle) -> int:
-        return index.register_segment(
-            segment.path, self.settings.receiver_id, self._epoch.number, self._tier.uuid, boot_id(), segment.ref
-        )
+    def _register_segment(self, index: MetadataIndex, path: str, ref: StreamRef) -> int:
+        epoch, tier = self._epoch.number, self._tier.uuid
+        name = parse_segment_name(Path(path).name)
+        if name is not None and name.epoch != epoch:  # of an older life, which may have written elsewhere
+            epoch, tier = name.epoch, read_tier_uuid(tier_root_of(path))
+        return index.register_segment(path, self.settings.receiver_id, epoch, tier, boot_id(), ref)
 
     def _registration(self) -> Register:
         self.counters.set("asapo_receiver_up", 1)
@@ -165,6 +179,7 @@ class Receiver:
         for server in [*self._servers, self._data]:
             server.close()
         self._directory.close()
+        self._lifebook.close()
         self._epoch.close()
 
     def stop(self) -> None:

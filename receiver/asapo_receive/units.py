@@ -10,14 +10,14 @@ from typing import Any, Final, NoReturn
 
 import xxhash
 
-from asapo.errors import AsapoError, PayloadChanged, WrongInput
+from asapo.errors import AsapoError, PayloadChanged, WrongInput, to_wire
 from asapo.index.interface import SessionMark, UnitOutcome, UnitRecord
 from asapo.models import StreamRef
 from asapo.storage.journal import Kind
 from asapo.storage.store import Slot
 from asapo.storage.withdrawn import withdrawal
 from asapo.wire.events import Event
-from asapo.wire.put import Put, pack_column, unit_offsets, unpack_column
+from asapo.wire.put import Put, aligned, pack_column, unit_offsets, unpack_column
 
 
 def _no_constant(text: str) -> NoReturn:
@@ -43,11 +43,13 @@ class Unit:
     ref: StreamRef
     put: Put
     header: bytes
-    """The Put's header part as received: it becomes the journal record."""
+    """The Put's header part, as received unless it was gathered: it becomes the journal record."""
     payload: Any
     """Buffer of the payload part; dropped as soon as it is stored."""
     nbytes: int
     received_ns: int
+    wire_units: int = 1
+    """Units it was gathered from, of one message each: message i came as unit `put.unit` + i."""
     slot: Slot | None = None
     memory_offset: int = 0
     """Place in the memory cache, for level `memory`."""
@@ -62,6 +64,15 @@ class Unit:
     def alive(self) -> bool:
         """Whether any message of the unit is still to be stored."""
         return len(self.errors) < len(self.put.ids)
+
+    def refusals(self) -> list[list[Any]]:
+        """Return the errors as an Ack has them: number of the wire unit, index in it, error."""
+        gathered = self.wire_units > 1
+        first = self.put.unit
+        return [
+            [first + index, 0, to_wire(error)] if gathered else [first, index, to_wire(error)]
+            for index, error in sorted(self.errors, key=FIRST)
+        ]
 
     def bad(self) -> list[int]:
         """Return the indices of refused messages, ascending."""
@@ -108,6 +119,14 @@ class Request:
     event: Event
     answer: dict[str, Any] = field(default_factory=dict)
     error: AsapoError | None = None
+
+
+def joined(payloads: Sequence[Any]) -> bytes:
+    """Return payloads as they lie in a unit: for small ones, where a copy costs less than a buffer for each."""
+    parts: list[Any] = []
+    for payload in payloads:
+        parts += payload, bytes(aligned(len(payload)) - len(payload))
+    return b"".join(parts[:-1])
 
 
 def verify(unit: Unit) -> None:

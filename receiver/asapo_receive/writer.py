@@ -14,7 +14,7 @@ from asapo.errors import AsapoError, StorageError
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.journal import Kind
-from asapo.storage.slots import PutRecord, Slot
+from asapo.storage.slots import PutRecord, SegmentHandle, Slot
 from asapo.storage.store import StreamStore
 from asapo.wire.events import FinishStream, SetMeta
 from asapo_receive.units import Note, Request, Unit, meta_error, verify
@@ -41,7 +41,10 @@ class Writer:
     """
 
     def __init__(
-        self, store: StreamStore, stored: Callable[[list[Unit] | Request | None], None], counters: Counters
+        self,
+        store: StreamStore,
+        stored: Callable[[list[Unit] | Request | SegmentHandle | None], None],
+        counters: Counters,
     ) -> None:
         self._store = store
         self._stored = stored
@@ -49,6 +52,7 @@ class Writer:
         self._inbox: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
         self._idle_check_due_s = 0.0
         self._ending = False
+        self._closed: list[SegmentHandle] = []
         self.submit = self._inbox.put
         """Take Units, Requests and Notes for the journal in their order; None ends `run`."""
 
@@ -56,12 +60,23 @@ class Writer:
         """Say whether more waits to be stored. Any thread."""
         return not self._inbox.empty()
 
+    def closed(self, segment: SegmentHandle) -> None:
+        """Take note that the store closed a segment; it is told behind the units that lie in it. Writer thread."""
+        self._closed.append(segment)
+
     def run(self) -> None:
         """Serve until None comes; then close all files."""
         while not self._ending:
             self._serve(self._next())
         self._store.close()
+        self._tell_closed()
         self._stored(None)
+
+    def _tell_closed(self) -> None:
+        """Hand on what was closed. A segment that is called closed too early would not be looked at after a kill."""
+        closed, self._closed = self._closed, []
+        for segment in closed:
+            self._stored(segment)
 
     def _next(self) -> list[Item]:
         """Return what is there, up to a bound; close segments that nobody writes to, also while others are busy."""
@@ -97,6 +112,7 @@ class Writer:
                     self._stored(item)
                 elif isinstance(item, Note):
                     self._take_note(item)
+        self._tell_closed()
 
     def _take_units(self, units: list[Unit]) -> None:
         """Store units; those of one segment are neighbours there, and are written together."""

@@ -9,15 +9,39 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from asapo.errors import DuplicateId, IndexUnavailable, StreamBusy, StreamFinished, UnknownStream, WrongInput
 from asapo.index.interface import MetadataIndex, SessionMark, StreamHead, UnitRecord
 from asapo.models import MAX_ID, PLAIN, Format, Origin, Row, SegmentInfo, StreamRef
-from asapo.query import And, Boolean, Comparison, MetaKey, Not, Number, Or, Order, Query, Text
-from asapo.query.ast import Builtin
+from asapo.query import (
+    And,
+    Boolean,
+    Builtin,
+    Comparison,
+    MetaKey,
+    Not,
+    Number,
+    Or,
+    Order,
+    Query,
+    Record,
+    Text,
+    parse,
+    select,
+)
+from tests.contract import query_corpus
 
 TIMEOUT_S = 10.0
 ONE, TWO = b"1" * 16, b"2" * 16
+
+AS_THE_EVALUATOR = settings(
+    max_examples=80,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.differing_executors],
+)
+"""Each example has a stream of its own, so one index serves them all; every back end runs the same test."""
 
 
 class Clock:
@@ -476,6 +500,9 @@ class IndexContract:
             (numbers[0], "/t/0.seg", 0, ref()), (numbers[2], "/t/2.seg", 2, ref())
         ]  # fmt: skip
         assert index.open_segments("r3") == []
+        paths = ["/t/1.seg", "/t/2.seg", "/t/x.seg"]
+        assert index.known_segments([*paths, "/t/y.seg", "/t/ü'\".seg"]) == set(paths)
+        assert index.known_segments([]) == set()
 
     # -- queries
 
@@ -513,8 +540,73 @@ class IndexContract:
         assert ask(Comparison(Builtin("_id"), ">=", Number(19))) == [19, 20]
         assert len(index.query(number(index), Query(None), row_limit=4)) == 4
 
+    @pytest.mark.needs_server
+    @pytest.mark.parametrize("declared", [[], ["score", "sample.name"], ["note"]])
+    def test_the_corpus_is_answered(self, index: MetadataIndex, declared: list[str]) -> None:
+        index.declare_keys(declared)
+        index.commit(query_corpus.units(query_corpus.MESSAGES, ref()))
+        no = number(index)
+        found = {text: ids_of(index.query(no, parse(text))) for text, _ in query_corpus.ANSWERS}
+        assert found == dict(query_corpus.ANSWERS)
+        assert {text: index.count(no, parse(text)) for text in found} == {text: len(ids) for text, ids in found.items()}
+
+    @pytest.mark.needs_server
+    @AS_THE_EVALUATOR
+    @given(
+        case=st.tuples(query_corpus.records(), query_corpus.queries) | query_corpus.rows_with_one_key(),
+        declared=st.sampled_from(query_corpus.DECLARED),
+        page=st.integers(1, 4),
+    )
+    def test_rows_pages_and_counts_are_those_of_the_evaluator(
+        self, index: MetadataIndex, case: tuple[list[Record], Query], declared: list[str], page: int
+    ) -> None:
+        rows, query = case
+        to = ref(f"s{len(index.streams(limit=10_000))}")
+        index.set_stream_meta(to, "{}")
+        no = number(index, to)
+        index.declare_keys(declared)
+        index.commit(query_corpus.units(rows, to))
+        expected = [(record.id, record.substream) for record in select(query, rows)]
+        assert [(row[0], row[2]) for row in index.query(no, query)] == expected
+        assert index.count(no, query) == len(expected)
+        unlimited = Query(query.where, query.order)
+        everything = [(record.id, record.substream) for record in select(unlimited, rows)]
+        found: list[Any] = []
+        while part := index.query(no, unlimited, row_limit=page, after=found[-1][1] if found else 0):
+            found += part
+        assert [(row[0], row[2]) for row in found] == everything
+        explained = index.explain(no, query)
+        assert explained.rows_total == len(rows)
+        assert len(everything) <= explained.rows <= len(rows)
+
+    def test_pages_go_on_exactly_where_they_ended_while_messages_arrive(self, index: MetadataIndex) -> None:
+        def send(**scores: Any) -> None:
+            ids = [int(name[1:]) for name in scores]
+            index.commit([unit(ids, metas=[json.dumps({"score": score}) for score in scores.values()])])
+
+        send(_2=1, _4=2, _6=1, _8=2)
+        no = number(index)
+        first = index.query(no, Query(), row_limit=2)
+        assert ids_of(first) == [2, 4]
+        send(_3=1, _7=2)  # one on each side of the place
+        assert ids_of(index.query(no, Query(), after=first[-1][1])) == [6, 7, 8]
+
+        by_score = Query(None, (Order(MetaKey(("score",)), True),))
+        first = index.query(no, by_score, row_limit=2)
+        assert ids_of(first) == [4, 7]
+        send(_1=3, _9=2, _5="x", _10=None)
+        assert ids_of(index.query(no, by_score, after=first[-1][1])) == [8, 9, 2, 3, 6, 5, 10]
+
+    def test_a_row_that_is_not_there_cannot_be_gone_on_after(self, index: MetadataIndex) -> None:
+        index.commit([unit([1])])
+        for after in (2, 2**40, -1):
+            with pytest.raises(WrongInput, match="arrival number"):
+                index.query(number(index), Query(), after=after)
+
     def test_a_query_on_an_unknown_stream_finds_nothing(self, index: MetadataIndex) -> None:
         assert index.query(5, Query()) == []
+        assert index.count(5, Query()) == 0
+        assert index.explain(5, Query()).rows == 0
 
     def test_too_many_or_odd_declared_keys_are_refused(self, index: MetadataIndex) -> None:
         index.declare_keys(["a"])

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 
 from asapo.errors import ConfigError, DamagedFile, DeadlineExceeded, IndexUnavailable, UnsupportedVersion, WrongInput
-from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, keys, schema
+from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, plans, schema
 from asapo.models import StreamRef
-from asapo.query import Comparison, MetaKey, Number, Or, Order, Query
+from asapo.query import And, Builtin, Comparison, In, MetaKey, Number, Or, Order, Query, parse
 from tests.contract.index_contract import ONE, TIMEOUT_S, Clock, IndexContract, ids_of, number, ref, unit
 
 WRITER = Path(__file__).with_name("index_writer.py")
@@ -338,9 +338,7 @@ def filled(index: SqliteIndex, n: int = 20_000) -> int:
 
 
 def plan(index: SqliteIndex, no: int, query: Query) -> str:
-    with index._database.reading() as connection:
-        text, params = keys.select(no, 20_000, query, keys.declared(connection), 1000)
-        return "\n".join(row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {text}", params))
+    return "\n".join(index.explain(no, query).plan)
 
 
 def test_a_declared_key_is_searched_in_its_index_over_several_runs(open_index: Callable[..., SqliteIndex]) -> None:
@@ -364,6 +362,99 @@ def test_a_declared_key_is_searched_in_its_index_over_several_runs(open_index: C
     index.declare_keys(["lit"])
     assert "key_" not in plan(index, no, queries[0])
     assert index.query(no, queries[0]) == plain[0]
+
+
+N_TRIED = 12_000
+SHAPES: dict[str, Callable[[int], Any]] = {
+    "random": lambda k: (k * 7919) % N_TRIED / N_TRIED,
+    "rising": lambda k: k / N_TRIED,
+    "falling": lambda k: 1 - k / N_TRIED,
+    "steps": lambda k: k // 1500 / 8,
+    "equal": lambda _k: 0.95,
+    "mixed": lambda k: [(k * 7919) % N_TRIED / N_TRIED, f"text {k}", None, True][k % 4],
+    "late": lambda k: 0.99 if k > N_TRIED - 150 else 0.1,
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_the_first_few_are_the_same_whatever_is_tried_first(
+    open_index: Callable[..., SqliteIndex], shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    index = open_index()
+    ids = [(k * 5003) % N_TRIED + 1 if shape == "random" else k + 1 for k in range(N_TRIED)]
+    metas = [json.dumps({"score": SHAPES[shape](k), "lit": (k * 104_729) % N_TRIED / N_TRIED}) for k in range(N_TRIED)]
+    for start in range(0, N_TRIED, 4000):
+        index.commit([unit(ids[start : start + 4000], metas=metas[start : start + 4000])])
+    no = number(index)
+    conditions = [
+        "score > 0.9 AND lit > 0.8",
+        "lit BETWEEN 0.3 AND 0.6 AND score >= 0",
+        "score IN (0.95, 0.25) AND lit < 0.1",
+        "score > 0.5 AND NOT lit > 0.9",
+    ]
+    orders = ["", "ORDER BY score", "ORDER BY lit DESC, score"]
+    queries = [parse(f"{condition} {order}") for condition in conditions for order in orders]
+
+    def pages() -> list[list[int]]:
+        found = []
+        for query in queries:
+            first = index.query(no, query, row_limit=20)
+            second = index.query(no, query, row_limit=20, after=first[-1][1]) if first else []
+            found.append(ids_of([*first, *second]))
+        return found
+
+    plain = pages()
+    counts = [index.count(no, query) for query in queries]
+    tried: list[bool] = []
+    statements = plans.Planner.statements
+
+    def noted(planner: plans.Planner) -> list[plans.Statement]:
+        found = statements(planner)
+        tried.append(len(found) > 1)
+        return found
+
+    monkeypatch.setattr(plans.Planner, "statements", noted)
+    index.declare_keys(["score", "lit"])
+    assert pages() == plain
+    assert any(tried)
+    monkeypatch.setattr(plans, "LONG", 0)
+    monkeypatch.setattr(plans, "MARGIN", 0.3)
+    assert pages() == plain, "tries that look at too little change nothing"
+    assert [index.count(no, query) for query in queries] == counts
+
+
+def test_a_query_is_explained_by_the_index_that_serves_it(open_index: Callable[..., SqliteIndex]) -> None:
+    index = open_index()
+    no = filled(index)
+    index.declare_keys(["lit"])
+    score, lit, by_id = MetaKey(("score",)), MetaKey(("lit",)), Builtin("_id")
+    few = Comparison(lit, "<", Number(10))
+    third = Comparison(by_id, ">", Number(15_000))
+
+    def explained(query: Query) -> tuple[str, bool, int, bool]:
+        found = index.explain(no, query)
+        assert found.rows_total == 20_000
+        assert found.plan
+        return found.index, found.scans, found.rows, found.sorts
+
+    assert explained(Query()) == ("", True, 20_000, False)
+    assert explained(Query(Comparison(score, "<", Number(10)), (Order(score),))) == ("", True, 20_000, True)
+    assert explained(Query(And((few, Comparison(score, "<", Number(10)))))) == ("lit", False, 10, True)
+    assert explained(Query(third)) == ("id", False, 5_000, False)
+    assert explained(Query(third, (Order(score),))) == ("id", False, 5_000, True)
+    assert explained(Query(Comparison(MetaKey(("_id",)), ">", Number(5)))) == ("", True, 20_000, False)
+    assert explained(Query(In(lit, (Number(3), Number(5))))) == ("lit", False, 2, True)
+
+
+def test_counting_and_explaining_are_bounded_in_time(open_index: Callable[..., SqliteIndex]) -> None:
+    index = open_index()
+    no = filled(index)
+    slow = Query(Comparison(MetaKey(("score",)), "<", Number(0)))
+    with pytest.raises(DeadlineExceeded):
+        index.count(no, slow, time_limit_s=0)
+    with pytest.raises(DeadlineExceeded):
+        index.explain(no, slow, time_limit_s=0)
+    assert index.count(no, slow) == 0
 
 
 def test_the_first_messages_in_the_order_of_ids_are_found_without_sorting_all(

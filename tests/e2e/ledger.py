@@ -20,8 +20,11 @@ import xxhash
 
 from asapo import Consumer, Producer
 from asapo.models import StreamRef
-from asapo.storage.layout import encode_name
+from asapo.storage.journal import JournalRecord, Kind, read_journal
+from asapo.storage.layout import SEGMENT_SUFFIX, encode_name, find_journals, stream_dir
+from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.testing.launch import LocalServices
+from asapo.wire.codec import decode_put
 
 BEAMTIME = "bt"
 SOURCE = "det"
@@ -112,6 +115,17 @@ class Ledger:
         """Look at the index file itself: one live row for each id."""
         self.check_whole(indexed_ids(data_dir, self.stream), "the index")
 
+    def check_journals(self, data_dir: Path) -> None:
+        """Look at the journals: one record that counts for each id, once what is known of others is noted."""
+        ref = StreamRef(BEAMTIME, SOURCE, self.stream)
+
+        def spare() -> dict[int, int]:
+            counts = Counter(journaled_ids(data_dir, ref))
+            self.check_whole(counts.keys(), "the journals")
+            return {message_id: count for message_id, count in counts.items() if count > 1}
+
+        wait_until(lambda: not spare(), f"each id counts once in the journals of {ref}")
+
     def check_by_id(self, consumer: Consumer, ids: Iterable[int] | None = None) -> None:
         """Read the acknowledged messages (or these) by id."""
         wanted = sorted(self.acked if ids is None else ids)
@@ -126,6 +140,7 @@ class Ledger:
     def check_all(self, services: LocalServices, *, group: str = "fresh", **options: Any) -> list[int]:
         """Check the finished stream in every way there is; return its ids in order."""
         self.check_index(services.data_dir)
+        self.check_journals(services.data_dir)
         with consumer_of(services) as consumer:
             self.check_by_id(consumer)
             stream = consumer.stream(
@@ -141,6 +156,23 @@ def indexed_ids(data_dir: Path, stream: str, *, beamtime: str = BEAMTIME, source
     with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True, timeout=PATIENCE_S)) as connection:
         select = "SELECT id FROM message JOIN stream ON no = stream_no WHERE source = ? AND stream = ? ORDER BY key"
         return [row[0] for row in connection.execute(select, (ref.source, ref.stream))]
+
+
+def journaled_ids(data_dir: Path, ref: StreamRef) -> list[int]:
+    """Return the ids of the PUT records that count in the journals of a stream."""
+    puts, gone = [], Withdrawn()
+    for path in find_journals(stream_dir(data_dir / "beamline", ref)):
+        for item in read_journal(path):
+            if isinstance(item, JournalRecord) and item.kind == Kind.PUT:
+                puts.append((path.with_suffix(SEGMENT_SUFFIX).name, item.fields))
+            elif isinstance(item, JournalRecord) and item.kind in KINDS:
+                gone.note(item.fields)
+    found = []
+    for segment, fields in puts:
+        ids = decode_put(fields["put"]).ids
+        left_out = gone.left_out(segment, fields, ids)
+        found += [message_id for index, message_id in enumerate(ids) if index not in left_out]
+    return found
 
 
 def producer_of(services: LocalServices, **options: Any) -> Producer:

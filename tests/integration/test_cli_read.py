@@ -135,6 +135,8 @@ def test_what_ls_shows_can_be_given_back_to_it(asapo: Asapo) -> None:
         (2, ["get", "det", "1", "2", "-o", "-"], "expected one message, found 2"),
         (2, ["query", "det", "score >"], "query, character 8: found the end of the query"),
         (2, ["query", "det"], "expected SOURCE/STREAM and a query"),
+        (2, ["query", "det", "score REGEXP '('"], "query, character 14"),
+        (2, ["query", "det", "score > 0", "--keys", "a,_id"], "key '_id': every message comes with it"),
         (2, ["query", "det", "score > 0", "--limit", "0"], "0 messages: expected an integer"),
         (2, ["tail", "det", "-n", "-1"], "-n -1: expected 0 to 10000"),
         (2, ["tail", "det", "--where", "score >"], "query, character 8: found the end of the query"),
@@ -366,6 +368,18 @@ def test_query_orders_limits_and_writes_what_it_found(asapo: Asapo) -> None:
     written = asapo.json("query", "det", "score < 0.3", "--get", "out")
     assert [m["file"] for m in written] == ["out/det-default-1.npy", "out/det-default-2.npy"]
     assert np.array_equal(np.load(asapo.cwd / "out/det-default-2.npy"), FRAMES[1])
+
+
+def test_query_counts_explains_and_chooses_keys(asapo: Asapo) -> None:
+    assert asapo("query", "det", "score > 0.5", "--count") == "5\n"
+    assert asapo.json("query", "det", "score > 0.5 LIMIT 2", "--count") == [{"count": 2}]
+    (facts,) = asapo.json("query", "det", "_id < 4", "--explain")
+    assert (facts["index"], facts["scans"], facts["rows"], facts["rows_total"]) == ("id", False, 3, 10)
+    shown = asapo("query", "det", "score > 0.5", "--explain")
+    assert shown.startswith("index: none serves this query")
+    assert "looks at: 10 of 10 messages at most" in shown
+    found = asapo.json("query", "det", "score > 0.5", "--keys", "score, nothing")
+    assert {tuple(m["meta"]) for m in found} == {("score",)}
 
 
 def test_query_returns_the_origins_of_results(asapo: Asapo) -> None:

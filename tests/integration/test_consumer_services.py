@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from asapo import AsyncConsumer, Consumer, Producer
-from asapo.errors import GroupMismatch, StreamFinished
+from asapo.errors import GroupMismatch, StreamFinished, WrongInput
 from asapo.testing.launch import LocalServices
 from asapo_work import Message, Result, run_stage
 
@@ -101,6 +101,34 @@ def test_lookups_agree_with_what_was_sent(services: LocalServices, consumer: Con
     assert info["number"] == consumer.streams()[0]["number"] > 0
     assert consumer.sources() == ["det"]
     assert len(consumer.receivers()) == 1
+
+
+def test_a_query_is_answered_page_by_page_counted_and_explained(services: LocalServices, consumer: Consumer) -> None:
+    fill(services, 25)
+    text = "n >= 5 ORDER BY hit DESC, n DESC"
+    whole = [message.id for message in consumer.query(text)]
+    first = consumer.query(text, limit=4, keys=["n"])
+    assert [set(message.meta) for message in first] == [{"n"}] * 4
+    assert first.more
+    rest = [message.id for page in consumer.query_pages(text, page=6, after=first.cursor) for message in page]
+    assert [message.id for message in first] + rest == whole
+    assert consumer.count(text) == len(whole) > 10
+    assert consumer.explain("_id = 3")["index"] == "id"
+    with pytest.raises(WrongInput, match="another query"):
+        consumer.query("n > 5", after=first.cursor)
+    last = consumer.query(text, after=first.cursor)
+    assert (last.more, len(consumer.query(text, after=last.cursor))) == (False, 0)
+
+    async def ask() -> Any:
+        async with AsyncConsumer(services.native, beamtime="bt", source="det") as other:
+            pages = [[message.id for message in page] async for page in other.query_pages(text, page=6)]
+            return pages, await other.count(text), await other.explain(text), await other.query(text, keys=["hit"])
+
+    pages, count, explained, found = asyncio.run(ask())
+    assert [message_id for page in pages for message_id in page] == whole
+    assert {len(page) for page in pages[:-1]} == {6}
+    assert (count, explained["scans"], explained["rows_total"]) == (len(whole), True, 25)
+    assert [set(message.meta) for message in found] == [{"hit"}] * len(whole)
 
 
 def test_metadata_of_stream_and_beamtime_are_read_back(services: LocalServices, consumer: Consumer) -> None:

@@ -100,12 +100,12 @@ class Client:
 class World:
     """One core and the index it reads."""
 
-    def __init__(self, state_dir: Path) -> None:
+    def __init__(self, state_dir: Path, **settings: Any) -> None:
         self.directory = IndexDirectory(state_dir)
         self.service = Service(
             "broker",
             ["broker", "--log-level", "warning"],
-            {"listen": "tcp://127.0.0.1:*", "state_dir": str(state_dir), "session_timeout_s": 3.0},
+            {"listen": "tcp://127.0.0.1:*", "state_dir": str(state_dir), "session_timeout_s": 3.0, **settings},
             pin=lambda ready: {"listen": ready["native"]},
         )
         self.clients: list[Client] = []
@@ -210,6 +210,22 @@ def test_last_by_id_and_queries(world: World) -> None:
     assert client.ask(Query, text="score >").error["code"] == "wrong_input"
     assert client.ask(Query, text="score > 0", limit=0).error["code"] == "wrong_input"
     assert len(client.ask(Query, text="", limit=4).rows) == 4
+
+
+def test_a_query_is_bounded_by_what_the_facility_allows(tmp_path: Path) -> None:
+    world = World(tmp_path / "state", query_limit_s=0.001, query_rows=50, query_threads=1)
+    try:
+        client = world.client()
+        world.put(*range(1, 40_001), meta=lambda one: f'{{"score":{one}, "name":"frame {one}"}}')
+        for want in ("", "count"):
+            late = client.ask(Query, text="name REGEXP '9{5}$'", limit=50, want=want).error
+            assert (late["code"], late["fields"]) == ("deadline_exceeded", {"after_s": 0.001, "limit": "query_limit_s"})
+        assert client.ask(Query, text="", limit=51).error["fields"] == {"limit": "query_rows"}
+        assert [row[0] for row in client.ask(Query, text="_id < 3 AND name REGEXP 'frame'", limit=50).rows] == [1, 2]
+        assert client.ids(n=2, where="name REGEXP '[37]$'") == [3, 7], "a group's filter is the same language"
+        assert client.next(group="other", where="name REGEXP '('").error["code"] == "wrong_input"
+    finally:
+        world.close()
 
 
 def test_streams_and_statistics_are_told(world: World) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from asapo import AsyncConsumer, Consumer, Producer, Stage
 from asapo_produce import BatchHandle, ProducerStats, SendHandle
-from asapo_work import Message
+from asapo_work import Found, Message
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/python-api.md").read_text()
 CLASSES = [Producer, SendHandle, BatchHandle, Consumer, AsyncConsumer, Message, Stage]
@@ -54,11 +54,15 @@ def test_signatures_are_those_of_the_code(kind: type) -> None:
         assert stated(text) == parameters(getattr(kind, text.partition("(")[0])), text
 
 
-@pytest.mark.parametrize("kind", [Producer, Consumer, AsyncConsumer, Stage], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Producer, Consumer, AsyncConsumer, Found, Stage], ids=lambda kind: kind.__name__)
 def test_constructors_are_those_of_the_code(kind: type) -> None:
     text = re.search(rf"^`({kind.__name__}\(.*\))`$", section(kind), re.MULTILINE)
     assert text is not None
     assert stated(text[1]) == parameters(kind)
+
+
+def test_the_attributes_of_what_a_query_returns_are_listed() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", section(Found), re.MULTILINE)) == set(vars(Found()))
 
 
 def test_the_counts_of_a_producer_are_listed() -> None:

@@ -4,12 +4,13 @@ from typing import TYPE_CHECKING
 
 from asapo_work.consumer import Consumer
 from asapo_work.message import Message
+from asapo_work.queries import Found
 from asapo_work.stage import Result, Stage, StageCounts, run_stage
 
 if TYPE_CHECKING:
     from asapo_work.aio import AsyncConsumer
 
-__all__ = ["AsyncConsumer", "Consumer", "Message", "Result", "Stage", "StageCounts", "run_stage"]
+__all__ = ["AsyncConsumer", "Consumer", "Found", "Message", "Result", "Stage", "StageCounts", "run_stage"]
 
 
 def __getattr__(name: str) -> object:

@@ -13,12 +13,13 @@ from typing import Any, Final, NamedTuple, Self, TypeVar, overload
 
 from asapo.wire.events import Event
 from asapo.wire.limits import LEASE_S
-from asapo_work import plans
+from asapo_work import plans, queries
 from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, Client
 from asapo_work.link import ANSWER_GRACE_S
 from asapo_work.message import Message
 from asapo_work.payload import Access
 from asapo_work.plans import Ask, Given, Pause, Plan, Reading, reading_of
+from asapo_work.queries import Asking, Found
 from asapo_work.session import Call
 from asapo_work.stream import AckMode, Await, Follow, Give, Glance, StreamReader, StreamSettings
 
@@ -211,12 +212,50 @@ class AsyncConsumer:
         stream: str = "default",
         source: str | None = None,
         limit: int = 1000,
+        keys: Sequence[str] | None = None,
+        after: str = "",
         resolve: str = "",
         timeout_s: float | None = None,
-    ) -> list[Message]:
+    ) -> Found:
         """Return the messages whose metadata fulfil a query; see `Consumer.query`."""
+        asking = Asking(limit=limit, keys=keys, after=after, resolve=resolve)
         place = self._client.place(stream, source)
-        return await self._run(plans.query(place, text, limit, resolve, self._client.wait_s(timeout_s)))
+        return await self._run(queries.query(place, text, asking, self._client.wait_s(timeout_s)))
+
+    async def query_pages(
+        self,
+        text: str,
+        *,
+        stream: str = "default",
+        source: str | None = None,
+        page: int = 1000,
+        keys: Sequence[str] | None = None,
+        after: str = "",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Found, None]:
+        """Yield everything a query selects, page by page; see `Consumer.query_pages`."""
+        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
+        more = True
+        while more:
+            asking = Asking(limit=page, keys=keys, after=after)
+            found = await self._run(queries.page(place, text, asking, wait_s))
+            after, more = found.cursor, found.more
+            if found:
+                yield found
+
+    async def count(
+        self, text: str, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
+    ) -> int:
+        """Return how many messages a query selects; see `Consumer.count`."""
+        place = self._client.place(stream, source)
+        return await self._run(queries.count(place, text, self._client.wait_s(timeout_s)))
+
+    async def explain(
+        self, text: str, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return how a query would be answered; see `Consumer.explain`."""
+        place = self._client.place(stream, source)
+        return await self._run(queries.explain(place, text, self._client.wait_s(timeout_s)))
 
     async def stream_info(
         self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar, overload
 
-from asapo_work import plans
+from asapo_work import plans, queries
 from asapo_work.client import Client
 from asapo_work.message import Message
 from asapo_work.plans import Ask, Pause, Plan
+from asapo_work.queries import Asking, Found
 from asapo_work.stream import Await, Glance
 
 T = TypeVar("T")
@@ -68,9 +70,11 @@ class Lookups:
         stream: str = "default",
         source: str | None = None,
         limit: int = 1000,
+        keys: Sequence[str] | None = None,
+        after: str = "",
         resolve: str = "",
         timeout_s: float | None = None,
-    ) -> list[Message]:
+    ) -> Found:
         """Return the messages whose metadata fulfil a query, by id unless it says otherwise.
 
         Parameters
@@ -78,19 +82,78 @@ class Lookups:
         text : str
             For example ``meta.score > 0.9 AND meta.detector = 'a' ORDER BY meta.score DESC``.
         limit : int
-            Most messages to return.
+            Most messages to return; each part of a dataset counts.
+        keys : sequence of str or None
+            Of the metadata return only these keys, for example ``["score", "sample.name"]``; None returns all.
+        after : str
+            The `cursor` of an earlier answer to the same query: go on behind its last message.
         resolve : {"", "origin"}
             "origin" returns the messages that the selected ones were computed from instead, each once.
 
         Raises
         ------
         WrongInput
-            If the query cannot be understood; says where.
+            If the query, a key or the cursor cannot be understood; says what and where.
+        DeadlineExceeded
+            If the query ran longer than the facility allows.
         UnknownStream
             If there is no such stream.
         """
+        asking = Asking(limit=limit, keys=keys, after=after, resolve=resolve)
         place = self._client.place(stream, source)
-        return self._run(plans.query(place, text, limit, resolve, self._client.wait_s(timeout_s)))
+        return self._run(queries.query(place, text, asking, self._client.wait_s(timeout_s)))
+
+    def query_pages(
+        self,
+        text: str,
+        *,
+        stream: str = "default",
+        source: str | None = None,
+        page: int = 1000,
+        keys: Sequence[str] | None = None,
+        after: str = "",
+        timeout_s: float | None = None,
+    ) -> Iterator[Found]:
+        """Yield everything a query selects in pages of up to `page` messages, none twice and none left out.
+
+        What arrives meanwhile is on a later page if its place in the order is not passed yet. A dataset is on one page
+        unless it has more than `page` parts. Parameters, attributes of the pages, and errors are those of `query`.
+        """
+        asking = Asking(limit=page, keys=keys, after=after)
+        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
+
+        def pages(asking: Asking) -> Iterator[Found]:
+            more = True
+            while more:
+                found = self._run(queries.page(place, text, asking, wait_s))
+                asking, more = replace(asking, after=found.cursor), found.more
+                if found:
+                    yield found
+
+        return pages(asking)
+
+    def count(
+        self, text: str, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
+    ) -> int:
+        """Return how many messages a query selects, each part of a dataset counted; only the number travels."""
+        place = self._client.place(stream, source)
+        return self._run(queries.count(place, text, self._client.wait_s(timeout_s)))
+
+    def explain(
+        self, text: str, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
+    ) -> dict[str, Any]:
+        """Return how a query would be answered: why it is fast or slow.
+
+        Returns
+        -------
+        dict
+            `index`: "id" or the name of the declared key whose index serves the query, "" for none. `scans`: True when
+            every message may be looked at. `rows`: most messages that are looked at. `rows_total`: messages of the
+            stream. `sorts`: True when all messages that are selected must be found before the first is returned.
+            `plan`: what the database says.
+        """
+        place = self._client.place(stream, source)
+        return self._run(queries.explain(place, text, self._client.wait_s(timeout_s)))
 
     # -- about streams -----------------------------------------------------------------------------------------------
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 from asapo.errors import Gap, LeaseLost, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
-from asapo.models import Origin, check_id, check_name
+from asapo.models import check_id, check_name
 from asapo.wire.events import (
     Acknowledge,
     Describe,
@@ -23,7 +23,6 @@ from asapo.wire.events import (
     ListReceivers,
     ListStreams,
     Nack,
-    Query,
     Rows,
 )
 from asapo.wire.limits import LEASE_S, MAX_ROWS
@@ -83,7 +82,7 @@ class Place:
 
     def messages(self, answer: Event) -> list[Message]:
         """Return the messages of an answer."""
-        return messages_of(self.beamtime, self.source, self.stream, _expect(answer, Rows), self.payloads)
+        return messages_of(self.beamtime, self.source, self.stream, expect(answer, Rows), self.payloads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,7 +118,8 @@ def reading_of(*, group: str, ordered: bool, where: str, lease_s: float, max_att
     return Reading(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
 
 
-def _expect(answer: Event, kind: type[T]) -> T:
+def expect(answer: Event, kind: type[T]) -> T:
+    """Return the answer when it is of the kind that the request has."""
     if not isinstance(answer, kind):
         raise RemoteProtocolError(f"the broker answered {type(answer).__name__}: expected {kind.__name__}")
     return answer
@@ -169,7 +169,7 @@ def get_by_id(place: Place, ids: Sequence[int], timeout_s: float) -> Plan[list[M
     for at in range(0, len(ids), IDS_AT_ONCE):
         wanted = [check_id(message_id) for message_id in ids[at : at + IDS_AT_ONCE]]
         answer = yield Ask(GetById, {**place.fields, "ids": wanted}, timeout_s)
-        missing.update(_expect(answer, Rows).missing)
+        missing.update(expect(answer, Rows).missing)
         found.update((message.id, message) for message in place.messages(answer))
     for message_id in ids:
         if message_id in missing:
@@ -177,34 +177,6 @@ def get_by_id(place: Place, ids: Sequence[int], timeout_s: float) -> Plan[list[M
         if message_id not in found:
             raise Gap(f"{place.source}/{place.stream} has no message {message_id}", message_id=message_id, id_max=0)
     return [found[message_id] for message_id in ids]
-
-
-def query(place: Place, text: str, limit: int, resolve: str, timeout_s: float) -> Plan[list[Message]]:
-    """Ask for what a query selects, and for the messages that those came from when told to (R28)."""
-    if resolve not in ("", "origin"):
-        raise WrongInput(f"resolve {resolve!r}: expected 'origin' or nothing")
-    answer = yield Ask(Query, {**place.fields, "text": text, "limit": check_count(limit)}, timeout_s)
-    messages = place.messages(answer)
-    if not resolve:
-        return messages
-    return (yield from _origins(place, messages, timeout_s))
-
-
-def _origins(place: Place, messages: list[Message], timeout_s: float) -> Plan[list[Message]]:
-    """Replace results by the messages they were computed from, in the same order, each once."""
-    wanted: dict[Origin, None] = {}
-    for message in messages:
-        if message.origin is not None:
-            wanted[message.origin] = None
-    by_stream: dict[tuple[str, str], list[int]] = {}
-    for origin in wanted:
-        by_stream.setdefault((origin.source, origin.stream), []).append(origin.message_id)
-    found: dict[Origin, Message] = {}
-    for (source, stream), ids in by_stream.items():
-        there = Place(place.beamtime, source, stream, place.payloads)
-        for message in (yield from get_by_id(there, ids, timeout_s)):
-            found[Origin(source, stream, message.id)] = message
-    return [found[origin] for origin in wanted]
 
 
 Given = Message | int | Sequence[Message] | Sequence[int]
@@ -272,13 +244,13 @@ def _settle(
 
 def lost_in(answer: Event) -> list[int]:
     """Return the ids that an answer to Acknowledge or Nack names as not held by this session."""
-    return list(_expect(answer, Done).result.get("lost", ()))
+    return list(expect(answer, Done).result.get("lost", ()))
 
 
 def beamtime_meta(timeout_s: float) -> Plan[dict[str, Any]]:
     """Ask for the metadata of the beamtime."""
     answer = yield Ask(Describe, {"source": "", "stream": "", "beamtime": True}, timeout_s)
-    result = _expect(answer, Done).result
+    result = expect(answer, Done).result
     if result.get("beamtime") is None:
         raise RemoteProtocolError("this broker does not tell the metadata of a beamtime; update it")
     return dict(result["meta"])
@@ -286,7 +258,7 @@ def beamtime_meta(timeout_s: float) -> Plan[dict[str, Any]]:
 
 def describe(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:
     """Ask about one stream."""
-    return dict(_expect((yield Ask(Describe, {"source": source, "stream": stream}, timeout_s)), Done).result)
+    return dict(expect((yield Ask(Describe, {"source": source, "stream": stream}, timeout_s)), Done).result)
 
 
 def stream_meta(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:
@@ -296,7 +268,7 @@ def stream_meta(source: str, stream: str, timeout_s: float) -> Plan[dict[str, An
 
 def receivers(timeout_s: float) -> Plan[list[dict[str, Any]]]:
     """Ask which receivers are alive."""
-    return list(_expect((yield Ask(ListReceivers, {}, timeout_s)), Done).result.get("receivers", ()))
+    return list(expect((yield Ask(ListReceivers, {}, timeout_s)), Done).result.get("receivers", ()))
 
 
 def streams(source: str, timeout_s: float) -> Plan[list[dict[str, Any]]]:
@@ -305,7 +277,7 @@ def streams(source: str, timeout_s: float) -> Plan[list[dict[str, Any]]]:
     after = ""
     while True:
         answer = yield Ask(ListStreams, {"source": source, "after": after, "limit": PAGE}, timeout_s)
-        page = _expect(answer, Done).result.get("streams", ())
+        page = expect(answer, Done).result.get("streams", ())
         found.extend(page)
         if len(page) < PAGE:
             return found

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections import deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, NamedTuple
@@ -105,7 +106,8 @@ class StreamReader:
         self._pace = Pace()
         self._owed: list[int] = []
         self._taken = Taken([])
-        self._ahead: Call | None = None
+        self._ahead: deque[Call] = deque()
+        """Requests on their way, in the order of their answers."""
         self._acked_s = clock()
         self._visited = {place.stream}
 
@@ -113,7 +115,7 @@ class StreamReader:
         """Yield what to wait for and what to give to user code, until the stream (and what follows it) is finished."""
         try:
             while True:
-                early = self._ahead is not None
+                early = bool(self._ahead)
                 try:
                     messages = yield from self._next()
                 except StreamFinished as exc:
@@ -124,11 +126,12 @@ class StreamReader:
                         return
                     continue
                 self._taken = Taken(messages)
-                if self._settings.prefetch:
-                    self._ahead = self._ask()
+                full = len(messages) >= self._wanted
+                while self._settings.prefetch and len(self._ahead) < self._pace.requests:
+                    self._ahead.append(self._ask())
                 given_s = self._clock()
                 yield Give(self._taken)
-                self._pace.used(len(messages), self._clock() - given_s)
+                self._pace.used(len(messages), self._clock() - given_s, full=full)
                 if self._settings.ack == "auto":
                     self._owed += self._taken.finished(len(messages))
                 self._taken = Taken([])
@@ -150,9 +153,8 @@ class StreamReader:
     def give_back(self) -> None:
         """End the loop: report what is done, hand back what is not. Never blocks; nothing to do the second time."""
         taken, self._taken = self._taken, Taken([])
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None:
-            self._channel.abandon(ahead)
+        while self._ahead:
+            self._channel.abandon(self._ahead.popleft())
         if self._settings.ack == "auto":
             upto = taken.started - (1 if self._settings.batch is None else taken.started)
             self._owed += taken.finished(max(0, upto))
@@ -163,6 +165,11 @@ class StreamReader:
 
     # ----------------------------------------------------------------------------------------------------------------
 
+    @property
+    def _wanted(self) -> int:
+        """Messages to ask for at once."""
+        return self._settings.batch or self._pace.n
+
     def _ask(self) -> Call:
         """Send a GetNext; what is owed travels with it."""
         done, self._owed = ranges_of(self._owed), []
@@ -170,7 +177,7 @@ class StreamReader:
         fields = {
             **self._place.fields,
             **self._reading.fields,
-            "n": self._settings.batch or self._pace.n,
+            "n": self._wanted,
             "wait_s": min(self._settings.timeout_s, WAIT_SLICE_S),
             "done": done,
         }
@@ -180,10 +187,12 @@ class StreamReader:
         """Wait for messages until the time is over."""
         deadline_s = self._clock() + self._settings.timeout_s
         while True:
-            call = self._ahead = self._ahead or self._ask()
+            if not self._ahead:
+                self._ahead.append(self._ask())
+            call = self._ahead[0]
             if self._owed and not self._channel.check(call) and not (yield Glance(call, ACK_SOON_S)):
                 self.report(0)  # nobody knows when the next request leaves
-            self._ahead = None
+            self._ahead.popleft()
             try:
                 answer = yield Await(call, max(0.0, deadline_s - self._clock()))
                 return self._place.messages(answer)

@@ -9,6 +9,7 @@ import pytest
 
 from asapo.delivery.group import NeedBacklog
 from asapo.delivery.leases import GroupState
+from asapo.delivery.rows import ROW_BYTES
 from asapo.errors import IndexUnavailable, QueueFull, WrongInput
 from asapo.index import StreamHead
 from asapo.models import SegmentInfo, StreamRef
@@ -16,7 +17,7 @@ from asapo.query import parse
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import Acknowledge, Done, Failed, GetNext, Nack, Register, Rows
 from asapo.wire.put import Put
-from asapo_broker.delivery import Delivery
+from asapo_broker.delivery import MIN_WINDOW_BYTES, Delivery
 from asapo_broker.feed import (
     Feed,
     Filter,
@@ -610,6 +611,29 @@ def test_streams_in_memory_are_bounded() -> None:
     world.ask(one)
     with pytest.raises(QueueFull):
         world.ask(one, stream="other")
+
+
+def test_streams_share_the_memory_for_their_rows() -> None:
+    world = World(windows_bytes=4 * MIN_WINDOW_BYTES, window_bytes=3 * MIN_WINDOW_BYTES)
+    session = world.session()
+    kept = []
+    for number in range(1, 9):
+        world.ask(session, stream=f"s{number}", wait_s=0.0)
+        kept.append(world.delivery._window_bytes // MIN_WINDOW_BYTES)
+    assert kept == [3, 2, 1, 1, 1, 1, 1, 1]
+
+
+def test_what_is_beyond_its_share_leaves_the_memory_and_is_read_from_the_index() -> None:
+    world = World(windows_bytes=1, window_bytes=3 * MIN_WINDOW_BYTES)
+    session = world.session()
+    world.reading(session)
+    many = 3 * MIN_WINDOW_BYTES // ROW_BYTES
+    world.add(*range(1, many + 1), watermark=many + 1)
+    world.answers()
+    assert world.delivery.numbers()["window_bytes"] <= MIN_WINDOW_BYTES
+    world.ask(session, n=10, group="late")
+    world.ready()
+    assert world.job(LoadRows).need.from_key == 1
 
 
 def test_an_idle_stream_leaves_the_memory_when_nothing_is_outstanding(world: World) -> None:

@@ -1,13 +1,19 @@
 """What the writer thread does beside storing."""
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.journal import Kind
+from asapo.storage.store import StreamStore
+from asapo.storage.tier import Tier
 from asapo_receive import writer
 from asapo_receive.units import Note
 from asapo_receive.writer import Writer
+from tests.unit.receive.test_units import a_unit
 
 
 class WatchedStore:
@@ -37,3 +43,16 @@ def test_idle_segments_are_closed_also_while_there_is_work(monkeypatch: pytest.M
     stage.run()
     idle, notes = "close_idle 30", ["REFUSED y.seg"] * writer.TOGETHER_UNITS
     assert store.asked == [idle, *notes, idle, *notes, idle, "close"]
+
+
+def test_a_segment_is_told_closed_behind_the_units_that_lie_in_it(tmp_path: Path) -> None:
+    told: list[Any] = []
+    store = StreamStore(Tier.open(tmp_path), "r1", 1, segment_bytes=1000, on_closed=lambda s: stage.closed(s))
+    stage = Writer(store, told.append, Counters())
+    stage.submit([a_unit([b"x" * 600], ["{}"]) for _ in range(5)])
+    stage.submit(None)
+    stage.run()
+    units, *closed, end = told
+    assert [unit.slot.segment.number for unit in units] == [1, 2, 3, 4, 5]
+    assert [segment.number for segment in closed] == [1, 2, 3, 4, 5]
+    assert end is None

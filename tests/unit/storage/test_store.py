@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from asapo.errors import LocalProtocolError, StorageError
+from asapo.errors import DiskFull, LocalProtocolError, StorageError
 from asapo.models import StreamRef
 from asapo.storage.journal import Damage, JournalRecord, read_journal
 from asapo.storage.layout import journal_path, parse_segment_name
@@ -18,11 +18,16 @@ class Watched:
     """A store, and what it told."""
 
     def __init__(self, root: Path, **settings: Any) -> None:
-        self.opened: list[SegmentHandle] = []
+        self.begun: list[SegmentHandle] = []
+        self.existed: list[bool] = []
         self.closed: list[SegmentHandle] = []
         self.store = StreamStore(
-            Tier.open(root), "r1", 1, on_opened=self.opened.append, on_closed=self.closed.append, **settings
+            Tier.open(root), "r1", 1, on_opening=self._begin, on_closed=self.closed.append, **settings
         )
+
+    def _begin(self, segment: SegmentHandle) -> None:
+        self.begun.append(segment)
+        self.existed.append(Path(segment.path).exists())
 
     def put(self, ref: StreamRef, payload: bytes, header: bytes = b"header") -> Slot:
         slot = self.store.reserve(ref, len(payload))
@@ -83,7 +88,7 @@ def test_a_closed_segment_ends_at_its_last_byte_and_its_journal_says_so(watched:
 def test_a_full_segment_is_followed_by_a_new_one(watched: Watched) -> None:
     slots = [watched.put(REF, bytes(40_000)) for _ in range(5)]
     assert [(slot.segment.number, slot.offset) for slot in slots] == [(1, 0), (1, 40_000), (2, 0), (2, 40_000), (3, 0)]
-    assert [segment.number for segment in watched.opened] == [1, 2, 3]
+    assert [segment.number for segment in watched.begun] == [1, 2, 3]
     assert [segment.number for segment in watched.closed] == [1, 2]
 
 
@@ -131,12 +136,20 @@ def test_rotation_waits_for_the_slots_of_the_old_segment(watched: Watched) -> No
     watched.store.abort(second)
 
 
-def test_a_segment_is_announced_with_its_first_record_and_not_before(watched: Watched) -> None:
+def test_a_segment_is_told_of_before_it_is_there(watched: Watched) -> None:
     slot = watched.store.reserve(REF, 3)
-    watched.store.write(slot, [b"abc"])
-    assert watched.opened == []
-    watched.store.journal_put(slot, b"h", 1)
-    assert watched.opened == [slot.segment]
+    assert (watched.begun, watched.existed) == ([slot.segment], [False])
+
+
+def test_a_segment_that_nobody_can_be_told_of_is_not_made(tmp_path: Path) -> None:
+    def fail(segment: SegmentHandle) -> None:
+        raise DiskFull("no room", free_bytes=0, path=segment.path)
+
+    store = StreamStore(Tier.open(tmp_path), "r1", 1, on_opening=fail)
+    with pytest.raises(DiskFull):
+        store.reserve(REF, 3)
+    assert [path for path in tmp_path.rglob("*") if parse_segment_name(path.name)] == []
+    assert store.close()
 
 
 def test_a_segment_without_records_leaves_no_file_and_no_word(watched: Watched, tmp_path: Path) -> None:
@@ -144,7 +157,7 @@ def test_a_segment_without_records_leaves_no_file_and_no_word(watched: Watched, 
     watched.store.abort(slot)
     watched.store.close_stream(REF)
     assert [path for path in tmp_path.rglob("*") if parse_segment_name(path.name)] == []
-    assert watched.opened == watched.closed == []
+    assert watched.closed == []
 
 
 def test_the_room_of_an_aborted_slot_is_used_again(watched: Watched) -> None:
@@ -219,7 +232,7 @@ def test_a_file_of_the_same_name_is_never_written_into(tmp_path: Path) -> None:
     assert slot.segment.number == 2
     assert first.store.close()
     assert second.store.close()
-    assert Path(first.opened[0].path).read_bytes() == b"first"
+    assert Path(first.begun[0].path).read_bytes() == b"first"
 
 
 def test_nothing_is_opened_after_close(tmp_path: Path) -> None:

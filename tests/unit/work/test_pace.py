@@ -1,6 +1,8 @@
 """How many messages are fetched ahead of user code."""
 
-from asapo_work.pace import AHEAD_S, MAX_AHEAD, Pace
+import pytest
+
+from asapo_work.pace import AHEAD_S, MAX_AHEAD, QUICK_S, Pace
 
 
 def test_it_begins_with_one() -> None:
@@ -30,3 +32,14 @@ def test_steady_user_code_gets_the_work_of_the_time_ahead() -> None:
     for _ in range(10):
         pace.used(pace.n, pace.n * 0.01)
     assert pace.n == AHEAD_S / 0.01
+
+
+@pytest.mark.parametrize(
+    ("took_s", "full", "requests"), [(QUICK_S / 2, True, 2), (QUICK_S / 2, False, 1), (QUICK_S * 2, True, 1)]
+)
+def test_two_requests_are_for_quick_user_code_that_is_behind(took_s: float, full: bool, requests: int) -> None:
+    pace = Pace()
+    assert pace.requests == 1
+    pace.used(10, QUICK_S / 2, full=True)
+    pace.used(10, took_s, full=full)
+    assert pace.requests == requests

@@ -16,9 +16,10 @@ from asapo.errors import (
 )
 from asapo.testing.fake_broker import row
 from asapo.wire.events import Acknowledge, Describe, Done, GetById, GetNext, Nack, Query, Rows
-from asapo_work import plans
+from asapo_work import plans, queries
 from asapo_work.message import messages_of
 from asapo_work.plans import Ask, Pause, Place, Reading
+from asapo_work.queries import Asking
 
 
 class Clock:
@@ -135,7 +136,7 @@ def test_an_id_that_the_broker_forgot_is_a_gap() -> None:
 
 
 def test_results_are_replaced_by_the_messages_they_came_from_each_once() -> None:
-    plan: Any = plans.query(PLACE, "meta.score > 1", 10, "origin", 1.0)
+    plan: Any = queries.query(PLACE, "meta.score > 1", Asking(limit=10, resolve="origin"), 1.0)
     assert next(plan).kind is Query
     results = [
         row(1, origin=1, origin_id=50),
@@ -154,7 +155,7 @@ def test_results_are_replaced_by_the_messages_they_came_from_each_once() -> None
 
 def test_resolving_to_something_unknown_is_refused() -> None:
     with pytest.raises(WrongInput, match="origin"):
-        next(plans.query(PLACE, "", 10, "parent", 1.0))
+        Asking(resolve="parent")
 
 
 def test_streams_are_asked_for_page_by_page() -> None:

@@ -89,6 +89,49 @@ def test_the_next_request_leaves_before_user_code_has_the_messages() -> None:
     assert [call.kind for call in loop.channel.begun] == [GetNext, GetNext]
 
 
+def quick_loop() -> Any:
+    """A loop whose user code took no time for a full answer, and has the second one now."""
+    loop = make(batch=2)
+    next(loop.plan)
+    give(loop, 1, 2).taken.started = 2
+    assert len(loop.channel.begun) == 2
+    next(loop.plan)
+    give(loop, 3, 4).taken.started = 2
+    return loop
+
+
+def test_quick_user_code_has_two_requests_under_way_while_answers_are_full() -> None:
+    loop = quick_loop()
+    first, second, third, fourth = loop.channel.begun
+    assert (first.fields["n"], third.fields["done"], fourth.fields["done"]) == (2, [(1, 2)], [])
+    assert next(loop.plan).call is third  # answers are taken in the order of the requests
+    give(loop, 5).taken.started = 1
+    assert len(loop.channel.begun) == 5
+    assert loop.channel.begun[4].fields["done"] == [(3, 4)]
+    assert next(loop.plan).call is fourth
+    give(loop, 6)
+    assert len(loop.channel.begun) == 5, "the answer before was not full: one is enough"
+
+
+def test_the_end_is_asked_for_again_when_requests_left_before_all_was_done() -> None:
+    loop = quick_loop()
+    next(loop.plan)
+    step = loop.plan.throw(END)
+    assert step.call.kind is Acknowledge
+    assert step.call.fields["ranges"] == [(3, 4)]
+    assert loop.plan.send(Done(1, {})).call is loop.channel.begun[3]
+    step = loop.plan.throw(END)
+    assert step.call is loop.channel.begun[5]
+    finish(loop)
+    assert loop.channel.abandoned == []
+
+
+def test_leaving_gives_up_all_requests_under_way() -> None:
+    loop = quick_loop()
+    loop.plan.close()
+    assert loop.channel.abandoned == loop.channel.begun[2:]
+
+
 def test_without_prefetch_one_request_is_under_way_at_a_time() -> None:
     loop = make(batch=10, prefetch=False)
     next(loop.plan)

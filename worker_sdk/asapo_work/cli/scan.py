@@ -18,19 +18,5 @@ def scan(consumer: Consumer, place: Place, *, where: str = "", after: int = 0, u
     """Return all messages above id `after` (and up to `upto` if that is not 0) by ascending id, datasets in parts."""
     bound = f" AND _id <= {upto}" if upto else ""
     condition = f"({where}) AND " if where else ""
-    page = PAGE
-    while True:
-        text = f"{condition}_id > {after}{bound}"
-        found = list(parts_of(consumer.query(text, stream=place.stream, limit=page)))
-        full = len(found) >= page
-        if full:
-            # The last dataset may go on beyond this page: it comes whole with the next one.
-            whole = [message for message in found if message.id != found[-1].id or not message.dataset_size]
-            if not whole:
-                page *= 2
-                continue
-            found = whole
-        yield from found
-        if not full:
-            return
-        after = found[-1].id
+    for page in consumer.query_pages(f"{condition}_id > {after}{bound}", stream=place.stream, page=PAGE):
+        yield from parts_of(page)

@@ -1,0 +1,121 @@
+"""What a Query asks for: messages page by page, their number, or how they would be found; all within limits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Final
+
+from asapo.delivery.rows import RowTuple, row_dataset_size
+from asapo.errors import DeadlineExceeded, WrongInput
+from asapo.index import MetadataIndex
+from asapo.models import Row, StreamRef
+from asapo.query import Query, parse, projector
+from asapo.wire.events import Done, Event, Rows
+from asapo.wire.events import Query as Asked
+from asapo.wire.limits import MAX_QUERY_BYTES, MAX_ROWS
+from asapo_broker import cursors
+from asapo_broker.cursors import Place
+
+REPLY_BYTES: Final = 12 * 1024 * 1024
+"""Metadata text in one answer; what does not fit is left out and the client told."""
+_META: Final = Row._fields.index("meta")
+
+MakeRows = Callable[..., Rows]
+"""Makes the event that carries rows: takes request number, rows, and more fields."""
+
+
+@dataclass(frozen=True, slots=True)
+class QueryLimits:
+    """What one query may cost; the facility sets it."""
+
+    run_s: float = 5.0
+    rows: int = MAX_ROWS
+
+
+def answer(
+    index: MetadataIndex, ref: StreamRef, no: int, asked: Asked, limits: QueryLimits, make_rows: MakeRows
+) -> Event:
+    """Answer a query of stream `no`.
+
+    Raises
+    ------
+    WrongInput
+        If the text, a key, the cursor or the limit is not acceptable; says what and where.
+    DeadlineExceeded
+        If it ran longer than the facility allows.
+    """
+    if len(asked.text) > MAX_QUERY_BYTES:
+        raise WrongInput(f"query of {len(asked.text)} characters: expected at most {MAX_QUERY_BYTES} bytes")
+    query = parse(asked.text)
+    try:
+        if asked.want == "count":
+            return Done(asked.request, {"count": index.count(no, query, time_limit_s=limits.run_s)})
+        if asked.want == "explain":
+            return Done(asked.request, {"explain": asdict(index.explain(no, query, time_limit_s=limits.run_s))})
+        if asked.want:
+            raise WrongInput(f"want {asked.want!r:.80}: expected 'count', 'explain' or nothing")
+        return _messages(index, ref, no, asked, query, limits, make_rows)
+    except DeadlineExceeded as exc:
+        raise DeadlineExceeded(
+            f"the query ran longer than {limits.run_s:g} s, which is this broker's query_limit_s; narrow it by _id or "
+            "declare its key (explain tells what serves a query), or have the facility raise the limit",
+            after_s=limits.run_s,
+            limit="query_limit_s",
+        ) from exc
+
+
+def _messages(
+    index: MetadataIndex,
+    ref: StreamRef,
+    no: int,
+    asked: Asked,
+    query: Query,
+    limits: QueryLimits,
+    make_rows: MakeRows,
+) -> Rows:
+    if not 1 <= asked.limit <= limits.rows:
+        raise WrongInput(
+            f"limit {asked.limit}: expected 1 to {limits.rows}, which is this broker's query_rows; take the rest page "
+            "by page",
+            limit="query_rows",
+        )
+    project = projector(asked.keys) if asked.keys else None
+    place = cursors.read(asked.after, ref, query) if asked.after else Place()
+    left = asked.limit if query.limit is None else min(asked.limit, max(query.limit - place.given, 0))
+    rows: list[RowTuple] = []
+    if left:
+        everything = Query(query.where, query.order)
+        rows = list(index.query(no, everything, after=place.seq, row_limit=left, time_limit_s=limits.run_s))
+    more = len(rows) == asked.limit and query.limit != place.given + asked.limit
+    if project is not None:
+        rows = [(*row[:_META], project(row[_META]), *row[_META + 1 :]) for row in rows]
+    fit = _fitting(rows)
+    if fit < len(rows) and not asked.paged:
+        raise WrongInput(f"the metadata exceed {REPLY_BYTES} bytes; use a smaller limit, or name the keys you need")
+    if asked.paged and (more or fit < len(rows)):
+        rows, more = _whole(rows[:fit]), True
+    if rows:
+        place = Place(rows[-1][1], place.given + len(rows))
+    return make_rows(asked.request, rows, page={"cursor": cursors.write(ref, query, place), "more": more})
+
+
+def _fitting(rows: list[RowTuple]) -> int:
+    """Return how many of these rows fit into one answer: at least one, as the metadata of one message are bounded."""
+    size = 0
+    for n, row in enumerate(rows):
+        text = row[_META]
+        size += len(text) if text.isascii() else len(text.encode())
+        if size > REPLY_BYTES and n:
+            return n
+    return len(rows)
+
+
+def _whole(rows: list[RowTuple]) -> list[RowTuple]:
+    """Leave a dataset at the end of a page to the next one, where all its parts can stand together."""
+    if row_dataset_size(rows[-1]):
+        kept = len(rows)
+        while kept and rows[kept - 1][0] == rows[-1][0]:
+            kept -= 1
+        return rows[:kept] or rows
+    return rows

@@ -29,6 +29,10 @@ COMMANDS: Final = {
     "query": ("asapo_work.cli.query", "find messages by their metadata"),
     "reindex": ("asapo.reindex", "make indexes anew from the journals"),
     "doctor": ("asapo_work.cli.doctor", "check this installation and the services it reaches"),
+    "selfcheck": (
+        "asapo.testing.checker.cli",
+        "prove that nothing sent here is lost, doubled, changed or out of order",
+    ),
 }
 """Sub-command to (module with `add_arguments(parser)` and `run(args) -> exit status`, help line)."""
 

@@ -47,6 +47,8 @@ class GroupCursor:
         self.passed = state.passed if state else 0
         self.late = state.late if state else 0
         self.given_below = given_below if state else 0
+        self.acked_since = RangeSet()
+        """Ids given out by the core before and acknowledged to this one: no gaps, whatever `state` says."""
         self.dirty = state is None
         """True when the durable state changed since `snapshot`."""
         self.late_ids: set[int] = set()
@@ -195,7 +197,9 @@ class GroupCursor:
             if lo == hi and (not lost or lost[-1] != lo) and self._held_by_other(holder, lo):
                 lost.append(lo)
             if lo < self.given_below:
-                self._ack_given_before(lo, min(hi, self.given_below - 1))
+                hi = min(hi, self.given_below - 1)
+                lost += [one for one in self._held_beside(holder, lo, hi) if one not in lost]
+                self._ack_given_before(lo, hi)
         return lost
 
     def _ack_waiting(self, message_id: int) -> bool:
@@ -218,10 +222,16 @@ class GroupCursor:
     def _held_by_other(self, holder: Holder | None, message_id: int) -> bool:
         return any(message_id in other.held for other in self._sessions.values() if other is not holder)
 
+    def _held_beside(self, holder: Holder | None, lo: int, hi: int) -> list[int]:
+        """Return the ids within [lo, hi] that sessions other than this hold."""
+        others = (other for other in self._sessions.values() if other is not holder)
+        return sorted(one for other in others for one in other.held if lo <= one <= hi)
+
     def _ack_given_before(self, lo: int, hi: int) -> None:
-        """Accept the ack of messages that only the core before can have given out and that nobody holds."""
-        if self.ordered:
-            lo = max(lo, self.position)
+        """Accept the ack of messages that the core before can have given out and that nobody holds."""
+        for message_id in [one for one in self._waiting if lo <= one <= hi]:
+            self._ack_waiting(message_id)
+        lo = max(lo, self.position) if self.ordered else lo
         if lo > hi:
             return
         kept = RangeSet([(lo, hi)])
@@ -230,6 +240,7 @@ class GroupCursor:
         target = self.ahead if self.ordered else self.acked_ids
         for a, b in kept:
             target.add(a, b)
+            self.acked_since.add(a, b)
             self.dirty = True
 
     def nack(self, session: bytes, ids: Iterable[int], delay_s: float, now_s: float) -> list[int]:
@@ -322,8 +333,7 @@ class GroupCursor:
 
     def held(self, session: bytes) -> Sequence[int]:
         """Return the ids that a session holds."""
-        holder = self._sessions.get(session)
-        return [] if holder is None else list(holder.held)
+        return list(self._sessions[session].held) if session in self._sessions else []
 
     def unfinished_beside(self, session: bytes) -> bool:
         """Return whether messages wait for redelivery or are held by sessions other than this."""

@@ -238,7 +238,7 @@ class Group:
             new = self._unseen_from < entry_seq(entry) <= min(covered_seq, self._unseen_upto)
             if new and message_id < cursor.position:
                 self._arrive_late(message_id, entry)
-            elif new and message_id in cursor.ahead:
+            elif new and message_id in cursor.ahead and message_id not in cursor.acked_since:
                 cursor.forget_done(message_id, entry)
         self._unseen_from = covered_seq
 

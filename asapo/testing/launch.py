@@ -35,13 +35,16 @@ class LocalServices:
         Level of the services' log lines on stderr.
     faults : map of service name to faults, optional
         Faults of the file operations of services, as `asapo.testing.faults.VARIABLE` takes them.
+    stand_ins : map of service name to (module, environment), optional
+        Python modules to run services with instead of `asapo`, with variables beside ours.
     receiver : keyword arguments
         Fields of `asapo.config.ReceiverConfig`.
     """
 
     def __init__(
         self, data_dir: str | Path, *, receivers: int = 1, http: bool = False, log_level: str = "warning",
-        declared_keys: tuple[str, ...] = (), faults: Mapping[str, str] | None = None, **receiver: Any,
+        declared_keys: tuple[str, ...] = (), faults: Mapping[str, str] | None = None,
+        stand_ins: Mapping[str, tuple[str, Mapping[str, str]]] | None = None, **receiver: Any,
     ) -> None:  # fmt: skip
         base = Config()
         self._config = dataclasses.replace(
@@ -54,7 +57,7 @@ class LocalServices:
         )
         self._first_receivers = receivers
         self._with_http = http
-        self._faults = faults or {}
+        self._stand_ins = {**(stand_ins or {}), **{name: _faulty(found) for name, found in (faults or {}).items()}}
         self._services: dict[str, Service] = {}
         self.native = ""
         """Address for producers and consumers."""
@@ -85,8 +88,8 @@ class LocalServices:
 
     def _add(self, name: str, service: Service) -> Service:
         self._services[name] = service
-        if name in self._faults:
-            self.inject(name, self._faults[name])
+        if name in self._stand_ins:
+            service.module, service.environment = self._stand_ins[name]
         service.start()
         return service
 
@@ -114,11 +117,12 @@ class LocalServices:
     def inject(self, name: str, faults: str) -> None:
         """Let a service work under faults from its next start on, as `asapo.testing.faults.VARIABLE` takes them."""
         service = self._services[name]
-        service.module, service.environment = "asapo.testing.faults", {VARIABLE: faults}
+        service.module, service.environment = _faulty(faults)
 
     def cure(self, name: str) -> None:
-        """Let a service work without faults from its next start on."""
-        self._services[name].environment = {}
+        """Let a service work without faults, and as itself, from its next start on."""
+        service = self._services[name]
+        service.module, service.environment = "asapo", {}
 
     def kill(self, name: str) -> None:
         """End a service by SIGKILL."""
@@ -142,3 +146,8 @@ class LocalServices:
         """End all services, the last started first."""
         for service in reversed(self._services.values()):
             service.stop()
+
+
+def _faulty(faults: str) -> tuple[str, dict[str, str]]:
+    """Return module and environment of a service that runs under faults."""
+    return "asapo.testing.faults", {VARIABLE: faults}

@@ -83,12 +83,6 @@ class Ledger:
             else:
                 self.failed[handle.id] = error
 
-    def take_journal(self, path: Path) -> None:
-        """Add what a producer process wrote down: lines `I id` before a send, `A id` after the acknowledgement."""
-        for line in path.read_text().splitlines():
-            kind, _, number = line.partition(" ")
-            (self.invoked if kind == "I" else self.acked).add(int(number))
-
     # -- checks -----------------------------------------------------------------------------------------------------
 
     def check_content(self, message_id: int, raw: Any, where: str) -> None:

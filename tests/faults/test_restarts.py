@@ -2,11 +2,7 @@
 
 import itertools
 import os
-import random
 import signal
-import statistics
-import time
-from functools import partial
 from pathlib import Path
 
 import pytest
@@ -24,18 +20,8 @@ from tests.e2e.ledger import (
     under_load,
     wait_until,
 )
-from tests.e2e.programs import next_line, program
 
 pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.timeout(240)]
-
-RESTART_S = 2.0
-PRODUCER = Path(__file__).with_name("producer_process.py")
-
-
-def _rounds(share: float) -> int:
-    """Return the rounds of a soak run of which `share` is asked for; all of it is 40."""
-    return max(3, round(40 * share))
-
 
 # -- receivers come and go -------------------------------------------------------------------------------------------
 
@@ -67,40 +53,6 @@ def test_receivers_added_and_removed_under_load_lose_nothing_and_keep_the_order(
 
 
 # -- killed and restarted --------------------------------------------------------------------------------------------
-
-
-def _kill_rounds(services: LocalServices, names: list[str], rounds: int, *, stream: str) -> None:
-    """Kill services in turn at random moments of the load; check everything in the end."""
-    chance = random.Random(rounds)
-    ledger = Ledger(stream, seed=rounds)
-    restarts_s = []
-    with producer_of(services) as producer:
-        reader = OrderedReader(services, ledger)
-        reader.start()
-        with under_load(producer, ledger, sparse_ids(rounds)) as load:
-            for name in itertools.islice(itertools.cycle(names), rounds):
-                load.wait_for_more(chance.randint(1, 200))
-                services.kill(name)
-                began_s = time.monotonic()
-                services.restart(name)
-                restarts_s.append(time.monotonic() - began_s)
-            load.wait_for_more()
-        producer.finish_stream(ledger.stream)
-        ids = reader.finish()
-        # What a killed core had not written down yet is given again; everything new comes in order.
-        assert list(dict.fromkeys(ids)) == sorted(ledger.acked) == ledger.check_all(services)
-        assert not ledger.failed
-    assert statistics.median(restarts_s) < RESTART_S, f"too slow to serve again: {restarts_s}"
-
-
-def test_receivers_killed_under_load_lose_nothing(tmp_path: Path) -> None:
-    with LocalServices(tmp_path, receivers=2) as services:
-        _kill_rounds(services, ["r1", "r2"], 3, stream="receivers")
-
-
-def test_a_core_killed_under_load_delivers_everything_in_order(tmp_path: Path) -> None:
-    with LocalServices(tmp_path, receivers=1) as services:
-        _kill_rounds(services, ["broker"], 3, stream="core")
 
 
 def test_everything_killed_at_once_loses_nothing(tmp_path: Path) -> None:
@@ -142,37 +94,6 @@ def test_a_receiver_that_dies_in_the_middle_of_a_write_loses_nothing(tmp_path: P
         assert ledger.check_all(services) == sorted(ledger.acked)
         with consumer_of(services, access="fetch") as consumer:
             ledger.check_by_id(consumer)
-
-
-# -- a producer that is killed ---------------------------------------------------------------------------------------
-
-
-def _has_acked(journal: Path, count: int) -> bool:
-    return journal.read_text().count("A ") >= count
-
-
-def _kill_producer(services: LocalServices, journal: Path, kills: int, *, stream: str, count: int) -> None:
-    """Kill a producer program while it sends, start it again with the same ids, check everything in the end."""
-    arguments = (services.native, journal, stream, kills, count)
-    ledger = Ledger(stream, seed=kills)
-    for _ in range(kills):
-        with program(PRODUCER, *arguments) as process:
-            assert next_line(process).startswith("sending")
-            acked = journal.read_text().count("A ") + 1
-            wait_until(partial(_has_acked, journal, acked), "a message is acknowledged")
-            process.kill()
-            assert process.wait() == -signal.SIGKILL
-    with program(PRODUCER, *arguments) as process:
-        process.communicate(timeout=2 * PATIENCE_S)
-        assert process.returncode == 0
-    ledger.take_journal(journal)
-    assert len(ledger.acked) == count
-    assert ledger.check_all(services) == sorted(ledger.acked)
-
-
-def test_a_killed_producer_sends_again_and_is_understood(tmp_path: Path) -> None:
-    with LocalServices(tmp_path / "data", receivers=2, session_timeout_s=2.0) as services:
-        _kill_producer(services, tmp_path / "journal", 2, stream="producer", count=1500)
 
 
 # -- a core that is killed while it takes acknowledgements ------------------------------------------------------------
@@ -225,21 +146,3 @@ def _core_number(services: LocalServices, name: str) -> float:
         asker.close()
     assert isinstance(answer, dict)
     return float(answer[name])
-
-
-# -- many rounds -----------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_many_kills_of_receivers_and_core_lose_nothing(tmp_path: Path, soak_share: float) -> None:
-    with LocalServices(tmp_path, receivers=2) as services:
-        _kill_rounds(services, ["r1", "broker", "r2"], _rounds(soak_share), stream="all")
-
-
-@pytest.mark.soak
-@pytest.mark.timeout(3600)
-def test_many_kills_of_a_producer_lose_nothing(tmp_path: Path, soak_share: float) -> None:
-    rounds = _rounds(soak_share)
-    with LocalServices(tmp_path / "data", receivers=2) as services:
-        _kill_producer(services, tmp_path / "journal", rounds, stream="producer", count=1000 * rounds)

@@ -151,3 +151,21 @@ def test_the_locks_carry_hashes_and_no_addresses(lock: str) -> None:
 def test_the_console_script_exists() -> None:
     cli = importlib.import_module("asapo.cli")
     assert callable(cli.main)
+
+
+def test_one_command_alone_comes_from_the_tools_for_tests() -> None:
+    """Import contracts do not see modules that the command imports by name."""
+    cli = importlib.import_module("asapo.cli")
+    from_tools = {name for name, (module, _) in cli.COMMANDS.items() if module.startswith("asapo.testing")}
+    assert from_tools == {"selfcheck"}
+
+
+def test_the_checker_and_its_model_need_the_base_install_only() -> None:
+    code = """
+from asapo.testing.checker import check
+from asapo.testing.checker.simulation import simulate
+import asapo.testing.checker.cli, asapo.testing.checker.programs
+print(check(simulate(1)).violations)
+"""
+    result = _python(HIDE + code)
+    assert result.stdout == "[]\n", result.stderr

@@ -287,6 +287,30 @@ def test_what_came_below_the_floor_while_no_core_was_there_is_asked_for() -> Non
     assert granted.late == granted.ids == [3]
 
 
+def test_an_ack_of_what_the_core_before_gave_counts_though_somebody_handed_it_back_meanwhile() -> None:
+    """B's request was under way when the core died: the next core served it again, and B had given up waiting."""
+    stored = GroupState(True, "", 1, (), (), (), (), seen_seq=5, passed=0, late=0)
+    group = stream(1, 2, 3, 4, 5).open_group("g", state=stored)
+    assert ids_of(group.next_rows(B, 4, 0.0)) == [2, 3, 4, 5]
+    assert group.cursor.give_back(B, [2, 3, 5]) == []
+    assert group.cursor.ack(A, [(2, 4)]) == [4], "B still holds 4"
+    assert ids_of(group.next_rows(A, 9, 0.0)) == [5]
+    assert group.cursor.held(B) == [4]
+
+
+def test_an_ack_to_the_next_core_stays_when_the_message_came_after_the_last_state() -> None:
+    """The core before had seen up to seq 3 when it last wrote; message 4 came, was given to A, and then it died."""
+    stored = GroupState(True, "", 3, ((5, 5),), (), (), (), seen_seq=3, passed=0, late=0)
+    delivery = StreamDelivery()
+    delivery.add(rows(1, 2, 3, 4, 5))
+    group = delivery.open_group("g", state=stored)
+    assert group.cursor.ack(A, [(4, 4)]) == []
+    assert group.next_rows(A, 9, 0.0) == NeedUnseen(3, 5, 6)
+    group.add_unseen(rows(4, 5, seq=4), covered_seq=5)
+    assert ids_of(group.next_rows(A, 9, 0.0)) == [5], "5 counted as a gap when the state was written"
+    assert isinstance(group.next_rows(A, 9, 0.0), NothingYet)
+
+
 def test_datasets_are_given_with_all_their_parts_and_count_as_one() -> None:
     delivery = StreamDelivery()
     delivery.add(rows(1, 2, substream=1, size=2) + rows(1, 2, seq=3, substream=2, size=2))

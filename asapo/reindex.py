@@ -23,7 +23,15 @@ from asapo.index.snapshot_write import NotReady, write_snapshot
 from asapo.index.sqlite import SqliteIndex
 from asapo.progress import Progress
 from asapo.storage.files import default_files
-from asapo.storage.layout import SNAPSHOT_FILE, TIER_FILE, encode_name, find_journals
+from asapo.storage.layout import (
+    CORE_LOCK,
+    EPOCH_SUFFIX,
+    RECEIVERS_FOLDER,
+    SNAPSHOT_FILE,
+    TIER_FILE,
+    encode_name,
+    find_journals,
+)
 from asapo.storage.recorded import RecordedBeamtime, beamtime_in, beamtime_of_folder, find_recorded
 from asapo.storage.tier import read_tier_uuid
 
@@ -180,7 +188,7 @@ def _locked(state: Path) -> Iterator[None]:
     if not state.is_dir():
         raise ConfigError(f"state folder {state}: there is no such folder", key="state", value=str(state))
     with ExitStack() as held:
-        for path in [*sorted(state.glob(".receivers/*.epoch")), state / "core.lock"]:
+        for path in [*sorted(state.glob(f"{RECEIVERS_FOLDER}/*{EPOCH_SUFFIX}")), state / CORE_LOCK]:
             try:
                 file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
             except OSError as exc:
@@ -189,7 +197,7 @@ def _locked(state: Path) -> Iterator[None]:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                who = "the broker" if path.name == "core.lock" else f"receiver {path.stem}"
+                who = "the broker" if path.name == CORE_LOCK else f"receiver {path.stem}"
                 raise ConfigError(
                     f"{who} is running (lock on {path}); stop all services of {state} first", key="state"
                 ) from None

@@ -89,11 +89,15 @@ class Recording:
             origins=tuple(origins), level=level, **parts,
         )  # fmt: skip
         ref = StreamRef(BEAMTIME, source, stream)
-        if level == "memory":
-            number = -self.index.register_segment(f"memory:{self.receiver}-{self.epoch}", self.receiver, 1, "", "", ref)
-            self.index.close_segment(-number)
-            self.index.commit([record_from_put(ref, put, base=64, segment=number, skip=(), received_ns=self.now_ns)])
-            return []
+        return self._keep_in_memory(ref, put) if level == "memory" else self._store(ref, put, payloads)
+
+    def _keep_in_memory(self, ref: StreamRef, put: Put) -> list[int]:
+        number = -self.index.register_segment(f"memory:{self.receiver}-{self.epoch}", self.receiver, 1, "", "", ref)
+        self.index.close_segment(-number)
+        self.index.commit([record_from_put(ref, put, base=64, segment=number, skip=(), received_ns=self.now_ns)])
+        return []
+
+    def _store(self, ref: StreamRef, put: Put, payloads: Sequence[bytes]) -> list[int]:
         slot = self.store.reserve(ref, put.nbytes)
         self.store.write(slot, [one.ljust(aligned(len(one)), b"\0") for one in payloads[:-1]] + [payloads[-1]])
         self.store.journal_put(slot, encode(put), self.now_ns)

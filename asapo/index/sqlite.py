@@ -83,11 +83,7 @@ class SqliteIndex(SqliteQueries):
         self.path = Path(path)
         self._session_timeout_s = session_timeout_s
         self._clock_s = clock_s
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as exc:
-            raise IndexUnavailable(f"index {self.path}: {exc}", path=str(self.path), reason="mkdir") from exc
-        schema.refuse_network_file_system(self.path.parent)
+        self._make_folder()
         self._names = ingest.Names()
         self._database = Database(self.path, busy_timeout_s=busy_timeout_s)
         self._refs = Lookup(
@@ -110,6 +106,13 @@ class SqliteIndex(SqliteQueries):
         except BaseException:
             self._database.close()
             raise
+
+    def _make_folder(self) -> None:
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise IndexUnavailable(f"index {self.path}: {exc}", path=str(self.path), reason="mkdir") from exc
+        schema.refuse_network_file_system(self.path.parent)
 
     def close(self) -> None:
         """Close the index; using it afterwards raises IndexUnavailable."""

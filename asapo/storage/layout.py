@@ -19,6 +19,12 @@ SEGMENT_SUFFIX: Final = ".seg"
 JOURNAL_SUFFIX: Final = ".idx"
 SNAPSHOT_FILE: Final = "index.snapshot"
 """The index of a finished stream, in the stream's folder; a journal's name ends otherwise."""
+CORE_LOCK: Final = "core.lock"
+"""In the state folder: locked by the running core."""
+RECEIVERS_FOLDER: Final = ".receivers"
+"""In the state folder, among the beamtimes: an encoded name never begins with a dot."""
+EPOCH_SUFFIX: Final = ".epoch"
+"""In there, behind a receiver's id: its number of lives, locked while it runs."""
 BEAMTIME_PREFIX: Final = "+"
 """Begins the name of a beamtime's own journal; no encoded name holds a plus sign, so no source can take it."""
 LONGEST_NAME: Final = 255
@@ -118,8 +124,13 @@ def tier_root_of(segment_path: str | Path) -> Path:
     return Path(segment_path).parents[3]
 
 
+def is_journal(path: Path) -> bool:
+    """Tell whether a path is that of a journal."""
+    return path.suffix == JOURNAL_SUFFIX and parse_segment_name(path.name) is not None and path.is_file()
+
+
 def find_journals(folder: str | Path) -> Iterator[Path]:
     """Yield every journal in a tier, beamtime, source or stream folder and below, in the order of their paths."""
     for path in sorted(Path(folder).rglob(f"*{JOURNAL_SUFFIX}")):
-        if parse_segment_name(path.name) is not None and path.is_file():
+        if is_journal(path):
             yield path

@@ -15,7 +15,15 @@ from typing import Final, NamedTuple
 from asapo.errors import WrongInput
 from asapo.models import StreamRef
 from asapo.storage.journal import Damage, JournalRecord, Kind, read_journal
-from asapo.storage.layout import JOURNAL_SUFFIX, SNAPSHOT_FILE, TIER_FILE, SegmentName, decode_name, parse_segment_name
+from asapo.storage.layout import (
+    JOURNAL_SUFFIX,
+    SNAPSHOT_FILE,
+    TIER_FILE,
+    SegmentName,
+    decode_name,
+    is_journal,
+    parse_segment_name,
+)
 
 OnDamage = Callable[[Damage], None]
 DATED: Final = frozenset({Kind.PUT, Kind.FINISH, Kind.META})
@@ -97,8 +105,7 @@ def _folders_in(folder: Path) -> list[Path]:
 
 def journals_in(folder: Path) -> dict[str, Path]:
     """Return the journals that lie in a folder, by file name."""
-    paths = sorted(folder.glob(f"*{JOURNAL_SUFFIX}"))
-    return {path.name: path for path in paths if parse_segment_name(path.name) is not None and path.is_file()}
+    return {path.name: path for path in sorted(folder.glob(f"*{JOURNAL_SUFFIX}")) if is_journal(path)}
 
 
 def _add_journals(known: dict[str, Path], more: Mapping[str, Path]) -> None:

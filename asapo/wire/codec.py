@@ -111,8 +111,9 @@ def decode_put(header: Buffer) -> Put:
 def decode_singles(headers: Sequence[bytes], payload_bytes: Sequence[int]) -> Put | None:
     """Return one Put for headers of Puts that follow each other on a link and have one message each.
 
-    A tenth of the price of decoding each. None when they do not go together or one of them is not as it should be:
-    `decode` then says of each what is the matter. `payload_bytes` are the lengths of the payload parts.
+    A quarter of the price of decoding each (64 of 4 kB: 3 instead of 11 us). None when they do not go together or one
+    of them is not as it should be: `decode` then says of each what is the matter. `payload_bytes` are the lengths of
+    the payload parts.
     """
     prefix = PREFIXES[PUT_KIND]
     if not all(header.startswith(prefix) for header in headers):

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from asapo.errors import AsapoError, ConfigError, RemoteProtocolError, StorageError, WrongInput, to_wire
 from asapo.index.asked import QueryLimits
+from asapo.storage.layout import CORE_LOCK
 from asapo.transport import Message, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import (
@@ -68,7 +69,7 @@ class StateLock:
     """Makes sure that one core only works on a state folder; the system lets go of it when the process dies."""
 
     def __init__(self, state_dir: Path) -> None:
-        path = state_dir / "core.lock"
+        path = state_dir / CORE_LOCK
         try:
             state_dir.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

@@ -7,15 +7,15 @@ import os
 from pathlib import Path
 
 from asapo.errors import ConfigError, StorageError
+from asapo.storage.layout import EPOCH_SUFFIX, RECEIVERS_FOLDER
 
 
 class Epoch:
     """Takes the next epoch of a receiver and holds its lock for this life."""
 
     def __init__(self, state_dir: Path, receiver_id: str) -> None:
-        # A leading dot: beamtimes have folders here, too, and an encoded name never begins with one.
-        folder = state_dir / ".receivers"
-        path = folder / f"{receiver_id}.epoch"
+        folder = state_dir / RECEIVERS_FOLDER
+        path = folder / f"{receiver_id}{EPOCH_SUFFIX}"
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)

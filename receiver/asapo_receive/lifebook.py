@@ -15,6 +15,7 @@ from typing import Final
 from asapo.errors import StorageError
 from asapo.models import StreamRef
 from asapo.storage.files import FileOps, default_files, storage_error
+from asapo.storage.layout import RECEIVERS_FOLDER
 from asapo.storage.slots import SegmentHandle
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ class Lifebook:
 
     def __init__(self, state_dir: Path, receiver_id: str, epoch: int, files: FileOps | None = None) -> None:
         self._files = files or default_files()
-        self._folder = state_dir / ".receivers"
+        self._folder = state_dir / RECEIVERS_FOLDER
         mine = re.compile(re.escape(receiver_id) + r"-\d+" + re.escape(SUFFIX))
         self._earlier = [path for path in sorted(self._folder.glob(f"*{SUFFIX}")) if mine.fullmatch(path.name)]
         self._file = self._files.create(self._folder / f"{receiver_id}-{epoch}{SUFFIX}", append=True)

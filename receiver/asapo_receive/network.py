@@ -101,9 +101,8 @@ class Network:
         for number, server in enumerate(self._servers):
             left, drained = BURST, False
             while left > 0 and not drained:
-                messages = _some(server, left)
+                messages, drained = _some(server, left)
                 left -= len(messages)
-                drained = sum([len(message.payload) for message in messages]) < HAND_OVER_BYTES and left > 0
                 self._take_all(number, server, messages)
                 self._hand_over()
             more |= not drained
@@ -273,14 +272,17 @@ class Network:
             self._forget(key)
 
 
-def _some(server: Server, most: int) -> list[Message]:
-    """Return what has come in, up to a number of messages and about `HAND_OVER_BYTES`."""
+def _some(server: Server, most: int) -> tuple[list[Message], bool]:
+    """Return what has come in, up to a number of messages and about `HAND_OVER_BYTES`; True when that is all."""
     messages: list[Message] = []
     nbytes = 0
-    while len(messages) < most and nbytes < HAND_OVER_BYTES and (message := server.receive()) is not None:
+    while len(messages) < most and nbytes < HAND_OVER_BYTES:
+        message = server.receive()
+        if message is None:
+            return messages, True
         messages.append(message)
         nbytes += len(message.payload)
-    return messages
+    return messages, False
 
 
 def _peer_and_small(message: Message) -> tuple[bytes, bool]:

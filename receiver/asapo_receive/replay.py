@@ -17,14 +17,12 @@ from asapo.storage.layout import JOURNAL_SUFFIX
 from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.wire.codec import decode_put
 from asapo.wire.put import Put
-from asapo_receive.indexer import MEMORY_PREFIX
+from asapo_receive.indexer import BATCH_MESSAGES, MEMORY_PREFIX
 from asapo_receive.units import Note, notes_of
 
 log = logging.getLogger(__name__)
 
 BATCH_UNITS: Final = 256
-DOUBTFUL_MESSAGES: Final = 4096
-"""As many as one transaction of the index has."""
 
 
 def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef, notes: list[Note]) -> int:
@@ -91,10 +89,10 @@ def _first_missing(
 def _with_doubtful(puts: Sequence[JournalRecord], first: int) -> int:
     """Go back from the first record that is missing: the last ones that are there may be spare, and not noted as such.
 
-    The life that died may have been told so by the index without coming to write it down.
+    The life that died may have been told so by the index, of one transaction, without coming to write it down.
     """
     messages = 0
-    while first > 0 and messages < DOUBTFUL_MESSAGES:
+    while first > 0 and messages < BATCH_MESSAGES:
         first -= 1
         messages += len(decode_put(puts[first].fields["put"]).ids)
     return first

@@ -376,6 +376,15 @@ SHAPES: dict[str, Callable[[int], Any]] = {
 }
 
 
+def first_pages(index: SqliteIndex, no: int, queries: list[Query]) -> list[list[int]]:
+    found = []
+    for query in queries:
+        first = index.query(no, query, row_limit=20)
+        second = index.query(no, query, row_limit=20, after=first[-1][1]) if first else []
+        found.append(ids_of([*first, *second]))
+    return found
+
+
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_first_few_are_the_same_whatever_is_tried_first(
     open_index: Callable[..., SqliteIndex], shape: str, monkeypatch: pytest.MonkeyPatch
@@ -394,16 +403,7 @@ def test_the_first_few_are_the_same_whatever_is_tried_first(
     ]
     orders = ["", "ORDER BY score", "ORDER BY lit DESC, score"]
     queries = [parse(f"{condition} {order}") for condition in conditions for order in orders]
-
-    def pages() -> list[list[int]]:
-        found = []
-        for query in queries:
-            first = index.query(no, query, row_limit=20)
-            second = index.query(no, query, row_limit=20, after=first[-1][1]) if first else []
-            found.append(ids_of([*first, *second]))
-        return found
-
-    plain = pages()
+    plain = first_pages(index, no, queries)
     counts = [index.count(no, query) for query in queries]
     tried: list[bool] = []
     statements = plans.Planner.statements
@@ -415,11 +415,11 @@ def test_the_first_few_are_the_same_whatever_is_tried_first(
 
     monkeypatch.setattr(plans.Planner, "statements", noted)
     index.declare_keys(["score", "lit"])
-    assert pages() == plain
+    assert first_pages(index, no, queries) == plain
     assert any(tried)
     monkeypatch.setattr(plans, "LONG", 0)
     monkeypatch.setattr(plans, "MARGIN", 0.3)
-    assert pages() == plain, "tries that look at too little change nothing"
+    assert first_pages(index, no, queries) == plain, "tries that look at too little change nothing"
     assert [index.count(no, query) for query in queries] == counts
 
 

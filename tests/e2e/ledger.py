@@ -20,11 +20,9 @@ import xxhash
 
 from asapo import Consumer, Producer
 from asapo.models import StreamRef
-from asapo.storage.journal import JournalRecord, Kind, read_journal
-from asapo.storage.layout import SEGMENT_SUFFIX, encode_name, find_journals, stream_dir
-from asapo.storage.withdrawn import KINDS, Withdrawn
+from asapo.storage.layout import encode_name, stream_dir
+from asapo.testing.checker.offline import scan
 from asapo.testing.launch import LocalServices
-from asapo.wire.codec import decode_put
 
 BEAMTIME = "bt"
 SOURCE = "det"
@@ -160,19 +158,8 @@ def indexed_ids(data_dir: Path, stream: str, *, beamtime: str = BEAMTIME, source
 
 def journaled_ids(data_dir: Path, ref: StreamRef) -> list[int]:
     """Return the ids of the PUT records that count in the journals of a stream."""
-    puts, gone = [], Withdrawn()
-    for path in find_journals(stream_dir(data_dir / "beamline", ref)):
-        for item in read_journal(path):
-            if isinstance(item, JournalRecord) and item.kind == Kind.PUT:
-                puts.append((path.with_suffix(SEGMENT_SUFFIX).name, item.fields))
-            elif isinstance(item, JournalRecord) and item.kind in KINDS:
-                gone.note(item.fields)
-    found = []
-    for segment, fields in puts:
-        ids = decode_put(fields["put"]).ids
-        left_out = gone.left_out(segment, fields, ids)
-        found += [message_id for index, message_id in enumerate(ids) if index not in left_out]
-    return found
+    units, gone, _ = scan(stream_dir(data_dir / "beamline", ref))
+    return [unit.put.ids[index] for unit in units for index in unit.counting(gone)]
 
 
 def producer_of(services: LocalServices, **options: Any) -> Producer:

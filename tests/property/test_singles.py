@@ -56,7 +56,7 @@ def test_what_is_gathered_are_the_messages_as_they_came(
     assert whole.checksums == b"".join([put.checksums for put in puts])
     assert whole.acquired_ns == b"".join([put.acquired_ns for put in puts])
     assert whole.closed_below == ids[-1]
-    assert decode(encode(whole), whole.nbytes) == replace(whole, ids=whole.ids)  # it can go to a journal
+    assert decode(encode(whole), whole.nbytes) == whole  # it can go to a journal
 
 
 BREAKS = {
@@ -106,7 +106,6 @@ def headers(*, instead: bytes) -> list[bytes]:
 )
 def test_a_header_that_is_wrong_spoils_the_whole(instead: bytes) -> None:
     assert decode_singles(headers(instead=encode(single(2, 2))), [8, 8, 8]) is not None
-    assert instead not in headers(instead=b"?")
     assert instead != encode(single(2, 2))
     assert decode_singles(headers(instead=instead), [8, 8, 8]) is None
 

@@ -24,12 +24,17 @@ DAMAGED: Final = "damaged_file"
 
 
 @dataclass(frozen=True, slots=True)
-class _Unit:
+class JournaledUnit:
     """One PUT of a journal."""
 
     segment: Path
     fields: dict[str, Any]
     put: Put
+
+    def counting(self, gone: Withdrawn) -> list[int]:
+        """Return the indices of its messages that count."""
+        left_out = gone.left_out(self.segment.name, self.fields, self.put.ids)
+        return [index for index in range(len(self.put.ids)) if index not in left_out]
 
 
 def read_offline(tier: str | Path, ref: StreamRef, *, final: bool = True) -> Reading:
@@ -37,7 +42,7 @@ def read_offline(tier: str | Path, ref: StreamRef, *, final: bool = True) -> Rea
 
     A record damaged in the middle of a journal is an error of id 0.
     """
-    units, gone, damages = _scan(stream_dir(tier, ref))
+    units, gone, damages = scan(stream_dir(tier, ref))
     seen: list[Seen] = []
     errors = [Event(0, 0, f"{damage.path} at {damage.offset}: {damage.reason}") for damage in damages]
     known: set[int] = set()
@@ -53,7 +58,8 @@ def read_offline(tier: str | Path, ref: StreamRef, *, final: bool = True) -> Rea
     return Reading(Way.OFFLINE, "files", tuple(seen), complete=True, final=final, errors=tuple(errors))
 
 
-def _scan(folder: Path) -> tuple[list[_Unit], Withdrawn, list[Damage]]:
+def scan(folder: Path) -> tuple[list[JournaledUnit], Withdrawn, list[Damage]]:
+    """Return the PUTs of a stream's journals by time, what of them does not count, and damage that is no torn end."""
     units, gone, damages = [], Withdrawn(), []
     for path in find_journals(folder):
         for record in read_journal(path):
@@ -61,20 +67,20 @@ def _scan(folder: Path) -> tuple[list[_Unit], Withdrawn, list[Damage]]:
                 if not record.torn:
                     damages.append(record)
             elif record.kind == Kind.PUT:
-                units.append(_Unit(path.with_suffix(SEGMENT_SUFFIX), record.fields, decode_put(record.fields["put"])))
+                units.append(
+                    JournaledUnit(path.with_suffix(SEGMENT_SUFFIX), record.fields, decode_put(record.fields["put"]))
+                )
             elif record.kind in KINDS:
                 gone.note(record.fields)
     units.sort(key=lambda unit: unit.fields["t"])
     return units, gone, damages
 
 
-def _messages(unit: _Unit, gone: Withdrawn) -> Iterator[tuple[int, Seen | Event]]:
+def _messages(unit: JournaledUnit, gone: Withdrawn) -> Iterator[tuple[int, Seen | Event]]:
     put, fields = unit.put, unit.fields
-    left_out = gone.left_out(unit.segment.name, fields, put.ids)
-    for index, (message_id, start) in enumerate(zip(put.ids, unit_offsets(put.sizes), strict=False)):
-        if index in left_out:
-            continue
-        size = put.sizes[index]
+    starts = unit_offsets(put.sizes)
+    for index in unit.counting(gone):
+        message_id, start, size = put.ids[index], starts[index], put.sizes[index]
         now_ns = time.monotonic_ns()
         try:
             raw = pread_payload(str(unit.segment), fields["offset"] + start, size) if size else memoryview(b"")

@@ -20,7 +20,7 @@ from asapo.storage.store import SegmentHandle
 from asapo.wire.events import Bye, FinishStream, OpenStream, SetMeta
 from asapo.wire.put import aligned
 from asapo_receive.cache import RecentUnits
-from asapo_receive.units import Note, Request, Unit, announcements, notes_of, record_of
+from asapo_receive.units import Closing, Note, Request, Unit, announcements, notes_of, record_of
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ class Indexer:
         *,
         register: Callable[[MetadataIndex, str, StreamRef], int],
         finished: Callable[[list[Unit] | list[Request]], None],
-        note: Callable[[Note], None],
+        note: Callable[[Note | Closing], None],
         announce: Callable[..., None],
         more_coming: Callable[[], bool],
         gather_bytes: int,
@@ -71,7 +71,7 @@ class Indexer:
         self._recent = recent
         self._memory = memory
         self._counters = counters
-        self._inbox: queue.SimpleQueue[list[Unit] | Request | SegmentHandle | _BeatsWait | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[Unit] | Request | SegmentHandle | Closing | _BeatsWait | None] = queue.SimpleQueue()
         self._submitted = self._taken = self._served = 0
         """Items handed in (writer thread); of those, begun and wholly served (index thread)."""
         self.abandon = False
@@ -79,11 +79,12 @@ class Indexer:
         self._memory_offset = MEMORY_BASE
         self._memory_name = f"{MEMORY_PREFIX}{receiver_id}-{epoch}"
         self._memory_segments: dict[str, int] = {}
-
+        self._noted: set[int] = set()
+        """Numbers of segments with units on which notes were handed to the writer."""
         self._beats: dict[tuple[str, str, bytes], dict[str, int]] = {}
         self._beats_lock = threading.Lock()
 
-    def submit(self, item: list[Unit] | Request | SegmentHandle | None) -> None:
+    def submit(self, item: list[Unit] | Request | SegmentHandle | Closing | None) -> None:
         """Take units that were stored, a closed segment, or a request; None ends `run`. Writer thread.
 
         While nothing waits on either side units are indexed here and now, which saves a switch of threads; under load
@@ -136,7 +137,7 @@ class Indexer:
                 self._control(item)
                 item = self._inbox.get()
 
-    def _gather(self, units: list[Unit]) -> tuple[list[Unit], list[Request | SegmentHandle | _BeatsWait | None]]:
+    def _gather(self, units: list[Unit]) -> tuple[list[Unit], list[Request | SegmentHandle | Closing | _BeatsWait | None]]:
         """Return the units for one transaction, and what came behind them when it is no unit.
 
         Whatever is there goes in. While the writer is behind, units wait in its queue for much longer than
@@ -226,6 +227,7 @@ class Indexer:
                 where = {"ref": unit.ref, "segment": slot.segment.path, "offset": slot.offset}
                 for note in notes_of(unit.put, outcome, **where, ingest_ns=unit.received_ns, skip=bad):  # type: ignore[arg-type]
                     self._note(note)
+                    self._noted.add(slot.segment.number)
             asked = [index for index in range(len(unit.put.ids)) if index not in bad]
             unit.errors += [(asked[at], error) for at, error in outcome.errors]
         if unit.slot is None:
@@ -249,7 +251,7 @@ class Indexer:
                 time.sleep(pause_s * random.uniform(0.5, 1.5))
                 pause_s = min(1.0, pause_s * 2)
 
-    def _control(self, item: Request | SegmentHandle | _BeatsWait) -> None:
+    def _control(self, item: Request | SegmentHandle | Closing | _BeatsWait) -> None:
         if isinstance(item, _BeatsWait):
             self._take_beats()
             return
@@ -257,11 +259,12 @@ class Indexer:
         self._serve(item)
         self._served = self._taken
 
-    def _serve(self, item: Request | SegmentHandle) -> None:
+    def _serve(self, item: Request | SegmentHandle | Closing) -> None:
         if isinstance(item, SegmentHandle):
-            if item.index_no is not None:
-                index_no = item.index_no
-                self._patiently(lambda: self._directory.open(item.ref.beamtime).close_segment(index_no))
+            self._segment_is_full(item)
+            return
+        if isinstance(item, Closing):
+            self._patiently(lambda: self._directory.open(item.beamtime).close_segment(item.index_no))
             return
         if item.error is None:
             try:
@@ -272,6 +275,20 @@ class Indexer:
                 log.exception("request %s failed", type(item.event).__name__)
                 item.error = StorageError(f"unexpected error: {exc!r}; see the receiver's log")
         self._finished([item])
+
+    def _segment_is_full(self, segment: SegmentHandle) -> None:
+        """Mark it closed: at once, or when the notes on its units are written.
+
+        A writer that has ended takes none of them: the segment stays open then, and the next life looks at it.
+        """
+        if segment.index_no is None:
+            return
+        closing = Closing(segment.ref.beamtime, segment.index_no)
+        if segment.number in self._noted:
+            self._noted.remove(segment.number)
+            self._note(closing)
+        else:
+            self._serve(closing)
 
     def _request(self, request: Request) -> None:
         index = self._directory.open(request.beamtime)

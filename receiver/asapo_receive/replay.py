@@ -18,17 +18,19 @@ from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.wire.codec import decode_put
 from asapo.wire.put import Put
 from asapo_receive.indexer import BATCH_MESSAGES, MEMORY_PREFIX
-from asapo_receive.units import Note, notes_of
+from asapo_receive.units import Closing, Note, notes_of
 
 log = logging.getLogger(__name__)
 
 BATCH_UNITS: Final = 256
 
 
-def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef, notes: list[Note]) -> int:
+def replay_segment(
+    index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef, todo: list[Note | Closing]
+) -> int:
     """Index what the journal of one segment has beyond the index; return how many messages were new to it.
 
-    What the index does not take is appended to `notes`, for the journal of this life.
+    Notes on what the index does not take are appended to `todo`, for the journal of this life.
     The journal is in the order of storing, and indexing keeps that order: the records that are missing are at its end.
     """
     journal = Path(segment_path).with_suffix(JOURNAL_SUFFIX)
@@ -54,7 +56,7 @@ def replay_segment(index: MetadataIndex, segment_no: int, segment_path: str, ref
         failpoint("replay.before-commit")
         for (record, put, skip), outcome in zip(batch, index.commit(units), strict=True):
             count += outcome.head_seq - outcome.first_seq + 1 if outcome.first_seq else 0
-            notes += notes_of(
+            todo += notes_of(
                 put, outcome, ref=ref, segment=segment_path, offset=record.fields["offset"],
                 ingest_ns=record.fields["t"], skip=skip,
             )  # fmt: skip
@@ -105,17 +107,20 @@ def _unit(ref: StreamRef, segment_no: int, record: JournalRecord, put: Put, skip
     )  # fmt: skip
 
 
-def replay_all(index: MetadataIndex, receiver_id: str, notes: list[Note]) -> int:
-    """Replay every segment that an older life of this receiver left open, and close it in the index."""
+def replay_all(index: MetadataIndex, receiver_id: str, todo: list[Note | Closing]) -> int:
+    """Replay every segment that an older life of this receiver left open; return how many messages were indexed.
+
+    What is then to be done by the writer is appended to `todo`: notes, then to have the segment closed.
+    """
     count = 0
     for segment in index.open_segments(receiver_id):
         try:
             # A memory ends with its process: its payloads are gone, and there is no journal.
             if not segment.path.startswith(MEMORY_PREFIX):
-                count += replay_segment(index, segment.no, segment.path, segment.ref, notes)
+                count += replay_segment(index, segment.no, segment.path, segment.ref, todo)
         except AsapoError as exc:
             log.warning("segment %s cannot be replayed now: %s", segment.path, exc)
             continue
         failpoint("replay.after-commit")
-        index.close_segment(segment.no)
+        todo.append(Closing(segment.ref.beamtime, segment.no))
     return count

@@ -30,7 +30,7 @@ from asapo_receive.registrar import Registrar
 from asapo_receive.replay import replay_all
 from asapo_receive.settings import ReceiverSettings
 from asapo_receive.snapshots import Snapshots
-from asapo_receive.units import Note, Request, Unit
+from asapo_receive.units import Closing, Note, Request, Unit
 from asapo_receive.writer import Writer
 
 log = logging.getLogger(__name__)
@@ -54,14 +54,14 @@ class Receiver:
             declared_keys=settings.declared_keys,
             session_timeout_s=settings.session_timeout_s,
         )
-        notes = self._replay()
+        todo = self._replay()
         self._servers = [listen(url, max_part_bytes=settings.max_unit_bytes) for url in settings.listen]
         self._data = listen(settings.data_listen, max_part_bytes=MAX_HEADER_BYTES)
         self.addresses = [server.address for server in self._servers]
         self.data_address = self._data.address
-        self._build(notes)
+        self._build(todo)
 
-    def _build(self, notes: list[Note]) -> None:
+    def _build(self, todo: list[Note | Closing]) -> None:
         settings, counters = self.settings, self.counters
         recent = RecentUnits(settings.cache_bytes)
         memory = RecentUnits(settings.memory_bytes)
@@ -77,7 +77,7 @@ class Receiver:
             on_closed=lambda segment: self._writer.closed(segment),
         )
         self._writer = Writer(store, self._indexer.submit, counters)
-        self._writer.submit(notes)
+        self._writer.submit(todo)
         self._network = Network(
             settings, self._epoch.number, self._servers, self._writer.submit, self._indexer.beat, counters
         )
@@ -100,7 +100,7 @@ class Receiver:
             self._epoch.number,
             register=self._register_segment,
             finished=self._finished,
-            note=lambda note: self._writer.submit([note]),
+            note=lambda item: self._writer.submit([item]),
             more_coming=lambda: self._writer.is_behind(),
             # A producer whose credit is used up must not wait for us while we wait for it.
             gather_bytes=settings.window_bytes // 4,
@@ -114,21 +114,21 @@ class Receiver:
         self._network.finished(items)
         self._snapshots.note(items)
 
-    def _replay(self) -> list[Note]:
+    def _replay(self) -> list[Note | Closing]:
         started_s = time.monotonic()
-        notes: list[Note] = []
+        todo: list[Note | Closing] = []
         for beamtime, segments in self._lifebook.left_behind().items():
             index = self._directory.open(beamtime)
             for path in segments.keys() - index.known_segments(list(segments)):
                 if Path(journal_path(path)).exists():  # otherwise it never came to be made
                     self._register_segment(index, path, segments[path])
         for beamtime in self._directory.beamtimes():
-            count = replay_all(self._directory.open(beamtime), self.settings.receiver_id, notes)
+            count = replay_all(self._directory.open(beamtime), self.settings.receiver_id, todo)
             if count:
                 log.info("beamtime %s: %d messages of an older life indexed", beamtime, count)
         self._lifebook.forget()
         self.counters.set("asapo_receiver_replay_seconds", time.monotonic() - started_s)
-        return notes
+        return todo
 
     def _register_segment(self, index: MetadataIndex, path: str, ref: StreamRef) -> int:
         epoch, tier = self._epoch.number, self._tier.uuid

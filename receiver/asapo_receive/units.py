@@ -93,6 +93,18 @@ class Note:
     """As `asapo.storage.withdrawn.withdrawal` makes them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A segment that takes no more, on its way from the writer back to the index, behind the notes on its units.
+
+    Once the index calls a segment closed, a next life does not look at it again: what was not noted then stays so.
+    """
+
+    beamtime: str
+    index_no: int
+    """Number under which the index knows the segment."""
+
+
 def notes_of(
     put: Put, outcome: UnitOutcome, *, ref: StreamRef, segment: str, offset: int, ingest_ns: int, skip: Collection[int]
 ) -> list[Note]:

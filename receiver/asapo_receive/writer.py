@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Final
 
 from asapo.errors import AsapoError, StorageError
+from asapo.failpoints import failpoint
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.journal import Kind
 from asapo.storage.slots import PutRecord, SegmentHandle, Slot
 from asapo.storage.store import StreamStore
 from asapo.wire.events import FinishStream, SetMeta
-from asapo_receive.units import Note, Request, Unit, meta_error, verify
+from asapo_receive.units import Closing, Note, Request, Unit, meta_error, verify
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +31,8 @@ TOGETHER_UNITS: Final = 256
 """Units that wait are stored together up to these bounds: large ones go alone, so that the next stage can begin."""
 
 
-Item = Unit | Request | Note
+Item = Unit | Request | Note | Closing
+Stored = list[Unit] | Request | SegmentHandle | Closing | None
 
 
 class Writer:
@@ -43,7 +45,7 @@ class Writer:
     def __init__(
         self,
         store: StreamStore,
-        stored: Callable[[list[Unit] | Request | SegmentHandle | None], None],
+        stored: Callable[[Stored], None],
         counters: Counters,
     ) -> None:
         self._store = store
@@ -54,7 +56,7 @@ class Writer:
         self._ending = False
         self._closed: list[SegmentHandle] = []
         self.submit = self._inbox.put
-        """Take Units, Requests and Notes for the journal in their order; None ends `run`."""
+        """Take Units, Requests, Notes for the journal and Closings in their order; None ends `run`."""
 
     def is_behind(self) -> bool:
         """Say whether more waits to be stored. Any thread."""
@@ -112,6 +114,8 @@ class Writer:
                     self._stored(item)
                 elif isinstance(item, Note):
                     self._take_note(item)
+                elif isinstance(item, Closing):
+                    self._stored(item)
         self._tell_closed()
 
     def _take_units(self, units: list[Unit]) -> None:
@@ -177,6 +181,7 @@ class Writer:
             request.error = exc
 
     def _take_note(self, note: Note) -> None:
+        failpoint("note.before-write")
         try:
             self._store.journal(note.ref, note.kind, {**note.fields, "segment": Path(note.segment).name})
         except AsapoError as exc:

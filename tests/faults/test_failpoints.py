@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -110,14 +111,26 @@ def test_a_receiver_that_dies_while_it_replays_its_journal_replays_it_again(
 
 @pytest.mark.needs_server
 @pytest.mark.needs_linux
-@pytest.mark.parametrize("second", ["ingest.after-index", "ingest.before-ack"])
+@pytest.mark.parametrize(
+    "then",
+    [
+        ["ingest.after-index"],
+        ["ingest.before-ack"],
+        ["note.before-write"],  # told by the index
+        ["ingest.after-index", "note.before-write", "note.before-write"],  # told by the replay
+    ],
+    ids=" ".join,
+)
 def test_what_is_sent_again_to_a_receiver_that_dies_again_is_noted_as_spare(
-    services: LocalServices, second: str
+    services: LocalServices, then: list[str]
 ) -> None:
     ledger = Ledger("sent again", sizes=SIZES)
     with producer_of(services, pack=False) as producer:
-        for place in ("ingest.before-ack", second):
-            restart(services, "r1", f"{place}:1:kill")  # indexed, and the producer does not know
+        for place in ("ingest.before-ack", *then):
+            services.kill("r1")
+            services.inject("r1", f"{place}:1:kill")  # indexed, and the producer does not know
+            with suppress(ServiceFailed):  # one that dies while it starts
+                services.restart("r1")
             if not ledger.invoked:
                 for number in range(1, MESSAGES + 1):
                     ledger.send(producer, number)

@@ -71,7 +71,9 @@ class Indexer:
         self._recent = recent
         self._memory = memory
         self._counters = counters
-        self._inbox: queue.SimpleQueue[list[Unit] | Request | SegmentHandle | Closing | _BeatsWait | None] = queue.SimpleQueue()
+        self._inbox: queue.SimpleQueue[list[Unit] | Request | SegmentHandle | Closing | _BeatsWait | None] = (
+            queue.SimpleQueue()
+        )
         self._submitted = self._taken = self._served = 0
         """Items handed in (writer thread); of those, begun and wholly served (index thread)."""
         self.abandon = False
@@ -137,7 +139,9 @@ class Indexer:
                 self._control(item)
                 item = self._inbox.get()
 
-    def _gather(self, units: list[Unit]) -> tuple[list[Unit], list[Request | SegmentHandle | Closing | _BeatsWait | None]]:
+    def _gather(
+        self, units: list[Unit]
+    ) -> tuple[list[Unit], list[Request | SegmentHandle | Closing | _BeatsWait | None]]:
         """Return the units for one transaction, and what came behind them when it is no unit.
 
         Whatever is there goes in. While the writer is behind, units wait in its queue for much longer than

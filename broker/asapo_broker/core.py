@@ -39,12 +39,14 @@ from asapo.wire.events import (
     Register,
     Welcome,
 )
+from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
 from asapo.wire.limits import HEARTBEAT_S
 from asapo.wire.put import Put
 from asapo_broker.checks import check_registration
 from asapo_broker.delivery import Delivery
 from asapo_broker.feed import Reply
 from asapo_broker.indexes import Indexes
+from asapo_broker.listings import Listing
 from asapo_broker.loader import Loader
 from asapo_broker.registry import Registry
 from asapo_broker.requests import RequestPool
@@ -55,7 +57,7 @@ from asapo_broker.tally import PREFIX, Tally
 
 log = logging.getLogger(__name__)
 
-GROUP_REQUESTS: Final = frozenset({GetNext, Acknowledge, Nack})
+GROUP_REQUESTS: Final = frozenset({GetNext, Acknowledge, Nack, DeleteGroup, Explain, Seek, SettleDeadLetters})
 POOL_REQUESTS: Final = frozenset({GetLast, GetById, Query, Describe, ListStreams})
 BURST: Final = 64
 """Messages taken from the socket before the loader and the clock get their turn."""
@@ -125,6 +127,7 @@ class Core:
         self._loader = Loader(self._indexes, self._store, self._post, poll_s=settings.poll_s)
         self._pool = RequestPool(
             self._indexes,
+            self._store,
             self._registry,
             self._post,
             threads=settings.request_threads,
@@ -298,6 +301,12 @@ class Core:
                 raise WrongInput("this request needs a beamtime; name it in Hello")
             elif type(event) in POOL_REQUESTS:
                 self._pool.submit(peer.session, event)
+            elif isinstance(event, ListGroups | ListDeadLetters):
+                self._store.save(self._delivery.changes())  # what is listed is what is stored
+                live = isinstance(event, ListGroups) and self._delivery.facts(
+                    peer.session.beamtime, event.source, event.stream, now_s
+                )
+                self._pool.submit(peer.session, Listing(event, live or {}))
         except AsapoError as exc:
             self._fail(peer, event, exc)
 

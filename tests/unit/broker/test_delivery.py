@@ -30,6 +30,7 @@ from asapo_broker.feed import (
     Tail,
 )
 from asapo_broker.registry import Registry
+from asapo_broker.saves import Stored
 from asapo_broker.sessions import Session
 from asapo_broker.settings import CoreSettings
 from asapo_broker.tables import Tables
@@ -122,7 +123,8 @@ class World:
         self.delivery.take(Tail(self.feed, rows, head), now_s)
 
     def ready(self, state: GroupState | None = None, now_s: float = 0.0) -> None:
-        self.delivery.take(GroupReady(self.job(OpenGroup), state=state), now_s)
+        stored = None if state is None else Stored(state, {})
+        self.delivery.take(GroupReady(self.job(OpenGroup), stored=stored), now_s)
 
     def reading(self, session: Session, *ids: int) -> None:
         """Open stream and group with these messages in the window, of which none was given yet."""
@@ -300,13 +302,14 @@ def test_acknowledged_messages_are_stored_as_done(world: World) -> None:
     world.ids()
     world.delivery.request(one, Acknowledge(500, "det", "s", "g", [[1, 2]]), 0.0)
     assert world.answers() == [Done(500, {"lost": []})]
-    (state,) = world.delivery.changes().values()
-    assert state.floor == 2
+    (saved,) = world.delivery.changes().values()
+    assert saved.state is not None
+    assert saved.state.floor == 2
     assert not world.delivery.has_changes
 
 
 def test_a_restored_group_goes_on_behind_its_floor(world: World) -> None:
-    state = GroupState(True, "", 2, ((4, 4),), (), (), (), 5, 0, 0)
+    state = GroupState(True, "", 2, ((4, 4),), (), (), 5, 0, 0)
     world.ask(world.session(), n=9)
     world.open()
     world.add(1, 2, 3, 4, 5)
@@ -323,7 +326,7 @@ def test_a_group_whose_state_cannot_be_read_is_not_begun_anew(world: World) -> N
     assert [answer.error["code"] for answer in world.answers()] == ["index_unavailable"]
     assert not world.delivery.changes(), "the stored state must not be written over"
     world.ask(one, n=9)
-    world.ready(GroupState(True, "", 2, (), (), (), (), 3, 0, 0))
+    world.ready(GroupState(True, "", 2, (), (), (), 3, 0, 0))
     assert world.ids() == [3]
 
 
@@ -337,7 +340,7 @@ def test_an_ack_for_a_group_nobody_knows_is_lost(world: World) -> None:
 
 
 @pytest.mark.parametrize("ack_first", [False, True])
-@pytest.mark.parametrize("stored", [None, GroupState(True, "", 1, (), (), (), (), 5, 0, 0)])
+@pytest.mark.parametrize("stored", [None, GroupState(True, "", 1, (), (), (), 5, 0, 0)])
 def test_after_a_restart_an_ack_beside_a_read_waits_for_the_group_and_counts(
     world: World, stored: GroupState | None, ack_first: bool
 ) -> None:
@@ -357,8 +360,9 @@ def test_after_a_restart_an_ack_beside_a_read_waits_for_the_group_and_counts(
     done, rows = world.answers()
     assert done == Done(900, {"lost": []})
     assert [one[0] for one in rows.rows] == [4, 5], "what is acknowledged is not given again"
-    (state,) = world.delivery.changes().values()
-    assert state.floor == 3
+    (saved,) = world.delivery.changes().values()
+    assert saved.state is not None
+    assert saved.state.floor == 3
 
 
 def test_an_ack_that_opened_nothing_waits_for_the_read_that_came_meanwhile(world: World) -> None:
@@ -395,7 +399,7 @@ def test_a_group_restored_for_an_ack_takes_the_bound_of_its_first_read(world: Wo
     world.delivery.request(one, Acknowledge(900, "det", "s", "g", [[1, 1]]), 0.0)
     world.open()
     world.add(1, 2)
-    world.ready(GroupState(True, "", 0, (), (), (), (), 2, 0, 0))
+    world.ready(GroupState(True, "", 0, (), (), (), 2, 0, 0))
     assert world.answers() == [Done(900, {"lost": []})]
     for key, now_s in ((b"a" * 16, 1.0), (b"b" * 16, 2.0)):
         asking = world.session(key)

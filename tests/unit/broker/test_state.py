@@ -12,12 +12,15 @@ from asapo.models import StreamRef
 from asapo.wire.events import Beat, GetLast, Hello, Register
 from asapo_broker.core import StateLock
 from asapo_broker.registry import Registry
+from asapo_broker.saves import Save, Stored
 from asapo_broker.sessions import KEPT_BYTES, KEPT_REPLIES, Session, Sessions
 from asapo_broker.settings import CoreSettings
 from asapo_broker.store import CursorStore
 
 REF = StreamRef("bt/x", "det", "s")
-STATE = GroupState(True, "hit = 1", 7, ((9, 12), (14, 14)), ((3, 4),), ((13, 2),), ((5, 3),), 20, 4, 1)
+STATE = GroupState(True, "hit = 1", 7, ((9, 12), (14, 14)), ((3, 4),), ((13, 2),), 20, 4, 1)
+SAVE = Save(STATE)
+STORED = Stored(STATE, {})
 
 
 def receiver(name: str, epoch: int = 1, data: str = "", tiers: tuple[str, ...] = ()) -> Register:
@@ -133,17 +136,17 @@ def test_a_stored_group_comes_back_as_it_was(tmp_path: Path) -> None:
     store = CursorStore(tmp_path, save_s=0.01)
     assert store.load(REF, "g") is None
     assert not list(tmp_path.iterdir()), "asking creates nothing"
-    store.save({(REF, "g"): STATE._replace(floor=1)})
-    store.save({(REF, "g"): STATE})
-    assert store.load(REF, "g") == STATE, "what waits to be written counts"
+    store.save({(REF, "g"): Save(STATE._replace(floor=1))})
+    store.save({(REF, "g"): SAVE})
+    assert store.load(REF, "g") == STORED, "what waits to be written counts"
     store.flush()
     assert not store.busy
     assert store.n_saved == 1
-    assert store.load(REF, "g") == STATE
+    assert store.load(REF, "g") == STORED
     store.stop()
     store.run()
     again = CursorStore(tmp_path, save_s=0.01)
-    assert again.load(REF, "g") == STATE
+    assert again.load(REF, "g") == STORED
     again.stop()
     again.run()
 
@@ -152,12 +155,12 @@ def test_the_last_states_are_written_at_the_end(tmp_path: Path) -> None:
     store = CursorStore(tmp_path, save_s=60.0)
     thread = threading.Thread(target=store.run)
     thread.start()
-    store.save({(REF, "g"): STATE})
+    store.save({(REF, "g"): SAVE})
     store.stop()
     thread.join(5.0)
     assert not thread.is_alive()
     again = CursorStore(tmp_path, save_s=1.0)
-    assert again.load(REF, "g") == STATE
+    assert again.load(REF, "g") == STORED
     again.stop()
     again.run()
 
@@ -166,10 +169,10 @@ def test_states_that_could_not_be_written_wait(tmp_path: Path) -> None:
     tmp_path.joinpath("bt%2Fx").write_text("a file where the folder should be", encoding="utf-8")
     store = CursorStore(tmp_path, save_s=0.01)
     store.stop()  # no pause before the next try
-    store.save({(REF, "g"): STATE})
+    store.save({(REF, "g"): SAVE})
     store.flush()
     assert (store.n_failed, store.n_saved) == (1, 0)
-    assert store.load(REF, "g") == STATE
+    assert store.load(REF, "g") == STORED
     tmp_path.joinpath("bt%2Fx").unlink()
     store.run()
     assert store.n_saved == 1

@@ -79,6 +79,7 @@ def drop(group: Group, ids: Collection[int], *, everything: bool) -> int:
     """Forget dead letters (these, or the first ones); their messages stay done. Return how many."""
     chosen = group.cursor.dead.first(ids, everything, LETTERS_AT_ONCE)
     group.cursor.dead.remove(chosen)
+    group.cursor.dirty = True
     return len(chosen)
 
 
@@ -87,7 +88,8 @@ def facts(group: Group, now_s: float) -> dict[str, Any]:
 
     `position` is the next key to look at, `floor` the one up to which everything is done; `held` counts messages that
     sessions have, `waiting` those that will be given again or came late; `oldest_s` is the age of the oldest delivery
-    that is not acknowledged, 0 when there is none; `workers` are the sessions that hold something.
+    that is not acknowledged, 0 when there is none; `workers` are the sessions that hold something; `done` are ranges of
+    keys from the position on.
     """
     cursor = group.cursor
     oldest_s = cursor.oldest_s
@@ -104,4 +106,5 @@ def facts(group: Group, now_s: float) -> dict[str, Any]:
         "passed": cursor.passed,
         "late": cursor.late,
         "workers": sorted(cursor.workers().values()),
+        "done": list(cursor.ahead),
     }

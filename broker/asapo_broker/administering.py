@@ -65,7 +65,6 @@ class Administering:
         count = settle(group, event.ids, everything=event.everything)
         if isinstance(count, NeedEntries):
             return count
-        cursor.dirty = True
         return {"count": count, "left": len(cursor.dead)}
 
     def _seek(self, state: StreamState, group: Group, waiting: Waiting, event: Seek) -> dict[str, int] | None:

@@ -13,6 +13,9 @@ from asapo_broker.serving import Serving
 from asapo_broker.streams import StreamState
 from asapo_broker.tally import Tally
 
+Facts = dict[tuple[str, str, str], dict[str, Any]]
+"""How far groups are, by source, stream and name."""
+
 
 def changes(serving: Serving, tally: Tally) -> dict[tuple[StreamRef, str], Save]:
     """Return the groups that changed since the last call, as they are to be stored."""
@@ -31,20 +34,19 @@ def changes(serving: Serving, tally: Tally) -> dict[tuple[StreamRef, str], Save]
     return found
 
 
-def facts(streams: Iterable[StreamState], ref: StreamRef, now_s: float) -> dict[tuple[str, str, str], dict[str, Any]]:
-    """Return how far groups are, by source, stream and name; "" in `ref` stands for all sources or streams."""
-    found: dict[tuple[str, str, str], dict[str, Any]] = {}
+def facts(streams: Iterable[StreamState], beamtime: str, source: str, stream: str, now_s: float) -> Facts:
+    """Return how far groups are; "" stands for all sources or streams."""
+    found: Facts = {}
     for state in streams:
         here = state.feed.ref
-        if state.delivery is None or here.beamtime != ref.beamtime:
+        if state.delivery is None or here.beamtime != beamtime:
             continue
-        if ref.source not in ("", here.source) or ref.stream not in ("", here.stream):
+        if source not in ("", here.source) or stream not in ("", here.stream):
             continue
         for name, group in state.delivery.groups.items():
             readers = {one.session.key: one.session.name for one in state.waiting_for(name)}
             found[here.source, here.stream, name] = {
                 **admin.facts(group, now_s),
-                "done": list(group.cursor.ahead),
                 "workers": sorted((readers | group.cursor.workers()).values()),
             }
     return found

@@ -42,6 +42,7 @@ from asapo.wire.events import (
 from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
 from asapo.wire.limits import HEARTBEAT_S
 from asapo.wire.put import Put
+from asapo_broker.bookkeeping import Facts
 from asapo_broker.checks import check_registration
 from asapo_broker.delivery import Delivery
 from asapo_broker.feed import Reply
@@ -302,13 +303,17 @@ class Core:
             elif type(event) in POOL_REQUESTS:
                 self._pool.submit(peer.session, event)
             elif isinstance(event, ListGroups | ListDeadLetters):
-                self._store.save(self._delivery.changes())  # what is listed is what is stored
-                live = isinstance(event, ListGroups) and self._delivery.facts(
-                    peer.session.beamtime, event.source, event.stream, now_s
-                )
-                self._pool.submit(peer.session, Listing(event, live or {}))
+                self._list(peer.session, event, now_s)
         except AsapoError as exc:
             self._fail(peer, event, exc)
+
+    def _list(self, session: Session, event: ListGroups | ListDeadLetters, now_s: float) -> None:
+        """Have the pool list what is stored, which from now on is what is in memory."""
+        self._store.save(self._delivery.changes())
+        live: Facts = {}
+        if isinstance(event, ListGroups):
+            live = self._delivery.facts(session.beamtime, event.source, event.stream, now_s)
+        self._pool.submit(session, Listing(event, live))
 
     def _fail(self, peer: Peer, event: Any, error: AsapoError) -> None:
         self.tally.failed_requests += 1

@@ -368,11 +368,9 @@ class Delivery:
         """Return the groups that changed since the last call, as they are to be stored."""
         return bookkeeping.changes(self._serving, self._tally)
 
-    def facts(
-        self, beamtime: str, source: str, stream: str, now_s: float
-    ) -> dict[tuple[str, str, str], dict[str, Any]]:
-        """Return how far the groups are that are in memory, by source, stream and name; "" stands for all."""
-        return bookkeeping.facts(self.streams.values(), StreamRef(beamtime, source, stream), now_s)
+    def facts(self, beamtime: str, source: str, stream: str, now_s: float) -> bookkeeping.Facts:
+        """Return how far the groups are that are in memory; see `bookkeeping.facts`."""
+        return bookkeeping.facts(self.streams.values(), beamtime, source, stream, now_s)
 
     def drop_idle(self, now_s: float) -> None:
         """Let go of streams that nobody read for long and of which nothing is outstanding."""

@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from asapo.delivery.leases import GroupState
-from asapo.delivery.ranges import RangeSet
-from asapo.errors import DeadlineExceeded, UnknownStream, WrongInput
+from asapo.errors import UnknownStream, WrongInput
 from asapo.index import MetadataIndex
-from asapo.models import StreamInfo, StreamRef, check_name
-from asapo.query import parse
+from asapo.index.unread import unread
+from asapo.models import StreamRef, check_name
 from asapo.wire.events import Done
 from asapo.wire.group_events import ListDeadLetters, ListGroups
 from asapo.wire.limits import MAX_ROWS
 from asapo_broker.administering import unknown_group
 from asapo_broker.store import CursorStore
 
-COUNT_S: Final = 1.0
-"""Longest count of the unread messages of one group."""
-COUNTED_RANGES: Final = 50
-"""Done ranges that such a count leaves out; ranges beyond these are taken for unread."""
 LETTERS_AT_ONCE: Final = 1000
 
 Facts = dict[str, Any]
@@ -68,12 +63,10 @@ class Listing:
         out: list[Facts] = []
         for (ref, name), state, n_dead in found[: max(1, min(event.limit, MAX_ROWS))]:
             facts = self.live.get((ref.source, ref.stream, name)) or _stored(state, n_dead)
-            unread = _unread(index, ref, facts)
+            left = _unread(index, ref, facts)
             shown = {key: value for key, value in facts.items() if key != "done"}
-            lag = facts["held"] + facts["waiting"] + unread
-            out.append(
-                {"source": ref.source, "stream": ref.stream, "group": name, **shown, "unread": unread, "lag": lag}
-            )
+            lag = facts["held"] + facts["waiting"] + left
+            out.append({"source": ref.source, "stream": ref.stream, "group": name, **shown, "unread": left, "lag": lag})
         return out
 
 
@@ -97,7 +90,6 @@ def _stored(state: GroupState, n_dead: int) -> Facts:
 
 
 def _unread(index: MetadataIndex | None, ref: StreamRef, facts: Facts) -> int:
-    """Return how many messages from the position on are not done; each part of a dataset counts."""
     no = index.stream_no(ref) if index is not None else None
     if index is None or no is None:
         return 0
@@ -105,18 +97,4 @@ def _unread(index: MetadataIndex | None, ref: StreamRef, facts: Facts) -> int:
         info = index.stream_info(ref)
     except UnknownStream:
         return 0
-    first: int = facts["position"]
-    done = facts["done"]
-    # Arrival numbers have no holes, and ids have none where there are as many messages.
-    last = info.id_max if facts["ordered"] else info.head_seq
-    if not facts["ordered"] or info.n_messages == info.id_max:
-        return max(0, last - first + 1) - sum(hi - lo + 1 for lo, hi in RangeSet(done).overlap(first, last))
-    return _count(index, no, info, first, done)
-
-
-def _count(index: MetadataIndex, no: int, info: StreamInfo, first: int, done: Sequence[Sequence[int]]) -> int:
-    text = f"_id >= {first}" + "".join(f" AND NOT _id BETWEEN {lo} AND {hi}" for lo, hi in done[:COUNTED_RANGES])
-    try:
-        return index.count(no, parse(text), time_limit_s=COUNT_S)
-    except DeadlineExceeded:
-        return min(info.n_messages, max(0, info.id_max - first + 1))  # more than it can be is better than no answer
+    return unread(index, no, info, ordered=facts["ordered"], first=facts["position"], done=facts["done"])

@@ -9,7 +9,7 @@ from typing import Any, Final
 from asapo.delivery.admin import NeedEntries
 from asapo.delivery.answers import unknown_stream
 from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
-from asapo.delivery.letters import HANDED_BACK
+from asapo.delivery.letters import HANDED_BACK, Failure
 from asapo.delivery.stream import other_bound
 from asapo.errors import AsapoError, NothingYet, QueueFull, StreamFinished, UnknownGroup, to_wire
 from asapo.wire.codec import encode
@@ -103,9 +103,7 @@ class Serving:
             if event.unstarted:
                 lost = group.cursor.give_back(session.key, event.ids)
             else:
-                failure = HANDED_BACK._replace(traceback=event.traceback, when_ns=time.time_ns())
-                if event.reason:
-                    failure = failure._replace(reason=event.reason)
+                failure = Failure(event.reason or HANDED_BACK.reason, event.traceback, time.time_ns())
                 lost = group.cursor.nack(session.key, event.ids, event.delay_s, now_s, failure)
             self.again[state] = None
         else:

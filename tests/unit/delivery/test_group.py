@@ -5,6 +5,7 @@ import pytest
 from asapo.delivery.answers import NeedRows, answer_by_id, answer_last, unknown_stream
 from asapo.delivery.group import Again, Answer, Granted, Group, NeedBacklog, NeedUnseen
 from asapo.delivery.leases import GroupState
+from asapo.delivery.letters import DeadLetter
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import Gap, GroupMismatch, NothingYet, PartialDataset, StreamFinished, WrongInput

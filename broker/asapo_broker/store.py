@@ -61,8 +61,9 @@ class CursorStore:
         """Guards the maps of states; held for moments only, because the poll thread calls `save`."""
         self._disk = threading.Lock()
         """Guards the databases; never taken by the poll thread, nor by whoever has `_lock`."""
-        self._databases: dict[str, tuple[sqlite3.Connection, int]] = {}
-        """By beamtime, with the epoch under which this core writes (R32)."""
+        self._databases: dict[str, sqlite3.Connection] = {}
+        self._epochs: dict[str, int] = {}
+        """Beamtime to the epoch under which this core writes (R32), taken with its first write."""
         self.n_saved = 0
         self.n_failed = 0
 
@@ -151,7 +152,7 @@ class CursorStore:
                 yield None, waiting
                 return
             with _Translated(self._path(beamtime)):
-                yield self._database(beamtime)[0], waiting
+                yield self._database(beamtime), waiting
 
     def run(self) -> None:
         """Write until `stop`, then write what is left and close."""
@@ -162,7 +163,7 @@ class CursorStore:
             self.flush()
         self.flush()
         with self._disk:
-            for connection, _ in self._databases.values():
+            for connection in self._databases.values():
                 connection.close()
             self._databases.clear()
 
@@ -190,10 +191,10 @@ class CursorStore:
 
     def _write(self, beamtime: str, saves: list[tuple[Key, Save]]) -> None:
         with self._disk, _Translated(self._path(beamtime)):
-            connection, epoch = self._database(beamtime)
+            connection = self._database(beamtime)
             connection.execute("BEGIN IMMEDIATE")
             try:
-                _check_owner(connection, epoch, self._path(beamtime))
+                epoch = _own(connection, self._epochs.get(beamtime), self._path(beamtime))
                 for (ref, group), save in saves:
                     _write_one(connection, (ref.source, ref.stream, group), save)
                 connection.execute("COMMIT")
@@ -201,6 +202,7 @@ class CursorStore:
                 if connection.in_transaction:
                     connection.execute("ROLLBACK")
                 raise
+        self._epochs[beamtime] = epoch
         self.n_saved += len(saves)
 
     def _keep(self, beamtime: str, error: StorageError) -> None:
@@ -218,23 +220,24 @@ class CursorStore:
     def _path(self, beamtime: str) -> Path:
         return self._state_dir / encode_name(beamtime) / FILE
 
-    def _database(self, beamtime: str) -> tuple[sqlite3.Connection, int]:
-        """Return the open database and our epoch in it; the caller holds `_disk`."""
+    def _database(self, beamtime: str) -> sqlite3.Connection:
+        """Return the open database; the caller holds `_disk`."""
         found = self._databases.get(beamtime)
         if found is None:
             path = self._path(beamtime)
             path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
+            found = sqlite3.connect(path, timeout=1.0, isolation_level=None, check_same_thread=False)
             try:
-                found = self._databases[beamtime] = (connection, _prepare(connection, path))
+                _prepare(found, path)
             except BaseException:
-                connection.close()
+                found.close()
                 raise
+            self._databases[beamtime] = found
         return found
 
 
-def _prepare(connection: sqlite3.Connection, path: Path) -> int:
-    """Check, create or bring up the file; return our epoch, which is higher than those of all cores before.
+def _prepare(connection: sqlite3.Connection, path: Path) -> None:
+    """Check, create or bring up the file.
 
     Killed at any time it is whole (WAL); a power loss may cost the last batches.
     """
@@ -254,22 +257,23 @@ def _prepare(connection: sqlite3.Connection, path: Path) -> int:
         connection.execute(table)
     if version == 1:
         _bring_up(connection)
-    row = connection.execute("SELECT MAX(epoch) FROM owner").fetchone()
-    epoch = int(row[0] or 0) + 1
-    connection.execute("DELETE FROM owner")
-    connection.execute("INSERT INTO owner VALUES(?)", (epoch,))
     connection.execute(f"PRAGMA application_id = {MAGIC}")
     connection.execute(f"PRAGMA user_version = {MAJOR}")
     connection.execute("COMMIT")
-    return epoch
 
 
-def _check_owner(connection: sqlite3.Connection, epoch: int, path: Path) -> None:
-    (owner,) = connection.execute("SELECT epoch FROM owner").fetchone()
+def _own(connection: sqlite3.Connection, epoch: int | None, path: Path) -> int:
+    """Return the epoch under which we write: the one we have, or, with the first write, the next one of the file."""
+    (owner,) = connection.execute("SELECT MAX(epoch) FROM owner").fetchone()
+    if epoch is None:
+        connection.execute("DELETE FROM owner")
+        connection.execute("INSERT INTO owner VALUES(?)", ((owner or 0) + 1,))
+        return int(owner or 0) + 1
     if owner != epoch:
         raise IndexUnavailable(
             f"{path} is written by another broker (epoch {owner}, ours is {epoch}); stop one of them", path=str(path)
         )
+    return epoch
 
 
 def _bring_up(connection: sqlite3.Connection) -> None:

@@ -350,7 +350,9 @@ class DeliveryMachine(RuleBasedStateMachine):
             count = revive(group, wanted, everything=everything)
         assert count == len(wanted)
         seen.dead -= set(wanted)
-        seen.excused |= set(wanted) if requeue else set()
+        if requeue:
+            seen.excused |= set(wanted)
+            seen.skipped -= set(wanted)
 
     @rule(name=st.sampled_from(list(GROUPS)))
     def delete_group(self, name: str) -> None:

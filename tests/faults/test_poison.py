@@ -145,14 +145,18 @@ def _good(consumer: Consumer, stream: str, ends_s: float, counts: list[int]) -> 
     counts.append(count)
 
 
+def no_tens(message_id: int) -> None:
+    if message_id % 10 == 0:
+        raise ValueError(message_id)
+
+
 def _bad(consumer: Consumer, stream: str, ends_s: float) -> None:
     """Raise on every tenth frame, begin anew, and keep some frames for good."""
     while time.monotonic() < ends_s:
         try:
             for message in consumer.stream(group="g", stream=stream, max_attempts=MOST, timeout_s=PATIENCE_S):
                 time.sleep(WORK_S)
-                if message.id % 10 == 0:
-                    raise ValueError(message.id)
+                no_tens(message.id)
         except ValueError:
             consumer.get_next("g", stream=stream, max_attempts=MOST)
 

@@ -180,7 +180,7 @@ def test_a_group_goes_on_where_it_is_told(services: LocalServices, ordered: bool
             ({"to": "start"}, [2, 4, 6, 8, 10]), ({"to": "end"}, []), ({"id": 6}, [6, 8, 10]),
             ({"time_ns": 7 * 10**9}, [8, 10]), ({"time_ns": 11 * 10**9}, []), ({"fraction": 0.8}, [10]),
         ):  # fmt: skip
-            consumer.seek("g", stream=stream, **target)  # type: ignore[arg-type]
+            consumer.seek("g", stream=stream, **target)
             assert rest(consumer) == expected, target
         consumer.seek("g", stream=stream, to="start")
         held = consumer.get_next("g", n=2, stream=stream, ordered=ordered)

@@ -359,6 +359,10 @@ class GroupCursor(Pending):
 
     # -- what is stored -----------------------------------------------------------------------------------------
 
+    def at_rest(self, now_s: float) -> bool:
+        """Return whether nothing is lost by making the cursor anew from its stored state."""
+        return not (self.dirty or self.n_outstanding or self._again.late or self._again.waits_beyond(now_s))
+
     @property
     def floor(self) -> int:
         """Every key up to this is done or will never come."""

@@ -33,9 +33,9 @@ SCAN_ENTRIES: Final = 4096
 """Entries a filter looks at in one call, so that one group never holds up the others."""
 CHUNK_ENTRIES: Final = 256
 """Entries taken at once when some are left out."""
-BACKLOG_ROWS: Final = 10_000
-"""Rows asked from the index at once."""
-BACKLOG_LOW: Final = 2_000
+BACKLOG_ROWS: Final = 3_000
+"""Rows asked from the index at once: many groups take turns at it, and each keeps its rows in memory."""
+BACKLOG_LOW: Final = 1_500
 """The next backlog is asked for when fewer entries than this are left."""
 
 
@@ -160,6 +160,8 @@ class Group:
         )
         self.fetched: dict[int, Entry | None] = {}
         """Entries of dead letters that were loaded to be given out again; None for those that are no more."""
+        self.used_s = 0.0
+        """When a session last asked for something, set by whoever serves it; monotonic clock, in seconds."""
         self._backlog = _Backlog()
         self._unseen_from = self._unseen_upto = self._unseen_below = 0
         if state is not None and ordered and (state.floor or state.done):

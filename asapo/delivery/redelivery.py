@@ -80,6 +80,10 @@ class Redelivery:
                 ids.append(message_id)
                 entries.append(found[1])
 
+    def waits_beyond(self, now_s: float) -> bool:
+        """Return whether a message has to wait on."""
+        return any(due_s > now_s for due_s, _ in self.waiting.values())
+
     @property
     def next_due_s(self) -> float:
         """When something is due, at the earliest."""

@@ -91,6 +91,7 @@ class Serving:
         if group is None:
             self._open_group(state, event)
             return False
+        group.used_s = now_s
         if isinstance(event, GetNext):
             if group.cursor.ordered != event.ordered or group.where != event.where:
                 state.delivery.open_group(event.group, ordered=event.ordered, where=event.where)  # raises

@@ -16,6 +16,7 @@ from asapo.models import SegmentInfo, StreamRef
 from asapo.query import parse
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import Acknowledge, Done, Failed, GetNext, Nack, Register, Rows
+from asapo.wire.group_events import DeleteGroup, Seek
 from asapo.wire.put import Put
 from asapo_broker.delivery import MIN_WINDOW_BYTES, Delivery
 from asapo_broker.feed import (
@@ -30,7 +31,7 @@ from asapo_broker.feed import (
     Tail,
 )
 from asapo_broker.registry import Registry
-from asapo_broker.saves import Stored
+from asapo_broker.saves import Save, Stored
 from asapo_broker.sessions import Session
 from asapo_broker.settings import CoreSettings
 from asapo_broker.tables import Tables
@@ -714,3 +715,58 @@ def test_a_late_answer_of_the_loader_for_a_forgotten_stream_is_ignored(world: Wo
     assert feed.closed
     world.delivery.take(Tail(feed, [row(1, 1)], None), 0.0)
     assert not world.delivery.streams
+
+
+def seek_to_the_end(world: World) -> None:
+    world.delivery.request(world.session(), Seek(700, "det", "s", "g", "end"), 0.0)
+
+
+def test_a_seek_waits_until_the_stream_was_looked_at_to_its_end(world: World) -> None:
+    world.reading(world.session(), 1, 2)
+    world.answers()
+    seek_to_the_end(world)
+    world.feed.behind = True
+    world.delivery.take(Looked(world.feed), 0.0)
+    assert not world.answers(), "there is more than was handed over"
+    world.add(3, 4)
+    world.feed.behind = False
+    world.delivery.take(Looked(world.feed), 0.0)
+    assert world.answers() == [Done(700, {"held": 0, "position": 5})]
+
+
+def test_an_acknowledged_suspect_makes_room_for_the_next(world: World) -> None:
+    one, two = world.session(), world.session(b"b" * 16)
+    world.reading(one, 1, 2)
+    world.answers()
+    world.ask(one, n=2, max_attempts=0)
+    world.answers()
+    world.delivery.request(one, DeleteGroup(600, "det", "s", "g"), 0.0)
+    world.answers()
+    world.ask(one, n=2, max_attempts=2)
+    world.ready()
+    assert world.ids() == [1, 2]
+    world.delivery.end(one, 0.0)
+    world.ask(two, n=2, max_attempts=2)
+    assert world.ids() == [1]
+    world.ask(two, n=2, max_attempts=2)
+    assert not world.answers(), "one suspect at a time"
+    world.delivery.request(two, Acknowledge(601, "det", "s", "g", [[1, 1]]), 0.0)
+    world.answers()
+    world.delivery.turn(0.0)
+    assert world.ids() == [2]
+
+
+def test_a_deleted_group_is_stored_as_such_and_its_waiting_reads_fail(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.answers()
+    world.ask(one)
+    world.answers()
+    world.ask(one)
+    world.delivery.changes()
+    world.delivery.request(one, DeleteGroup(600, "det", "s", "g"), 0.0)
+    denied, done = world.answers()
+    assert (denied.error["code"], done) == ("unknown_group", Done(600, {"held": 1}))
+    assert world.delivery.numbers()["groups"] == 0
+    assert world.delivery.changes() == {(REF, "g"): Save(None)}
+    assert world.delivery.numbers()["waiters"] == 0

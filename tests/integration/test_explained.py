@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -70,6 +72,23 @@ def test_a_loop_under_closing_says_at_once_why_it_ended(scripted: FakeBroker) ->
     ((kind, ids, reason),) = reasons(scripted)
     assert (kind, ids) == ("Nack", [1])
     assert reason.endswith("FrameError: 1")
+
+
+SCRIPT = """
+import sys
+from asapo import Consumer
+
+consumer = Consumer(sys.argv[1], beamtime="bt", source="det")
+for message in consumer.stream(group="g", max_attempts=2, prefetch=False, timeout_s=5):
+    raise ValueError(message.id)
+"""
+
+
+def test_an_exception_that_ends_the_program_is_explained(scripted: FakeBroker) -> None:
+    done = subprocess.run([sys.executable, "-c", SCRIPT, scripted.url], capture_output=True, text=True, timeout=30, check=False)
+    assert done.stderr.endswith("ValueError: 1\n")
+    scripted.wait_until(lambda: any(isinstance(one, Explain) for one in scripted.requests))
+    assert reasons(scripted) == [("Nack", [1], ""), ("Explain", [1], "ValueError: 1")]
 
 
 @pytest.fixture

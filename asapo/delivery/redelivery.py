@@ -60,6 +60,7 @@ class Redelivery:
         ids: list[int] = []
         entries: list[Entry] = []
         if self._due_suspects:
+            self._stamp(now_s)
             self._take_due(self._due_suspects, 1, now_s - PATIENCE_S if holds_suspect else now_s, ids, entries)
         self._take_due(self._due, n, now_s, ids, entries)
         while self.late and len(ids) < n:
@@ -67,6 +68,14 @@ class Redelivery:
             ids.append(message_id)
             entries.append(self.late.pop(message_id))
         return ids, entries
+
+    def _stamp(self, now_s: float) -> None:
+        """Let suspects that were handed back unstarted wait from now on."""
+        while self._due_suspects and self._due_suspects[0][0] == -inf:
+            _, message_id = heappop(self._due_suspects)
+            found = self.waiting.get(message_id)
+            if found is not None and found[0] == -inf:
+                self.put(message_id, found[1], now_s)
 
     def _take_due(
         self, heap: list[tuple[float, int]], n: int, now_s: float, ids: list[int], entries: list[Entry]

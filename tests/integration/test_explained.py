@@ -85,7 +85,9 @@ for message in consumer.stream(group="g", max_attempts=2, prefetch=False, timeou
 
 
 def test_an_exception_that_ends_the_program_is_explained(scripted: FakeBroker) -> None:
-    done = subprocess.run([sys.executable, "-c", SCRIPT, scripted.url], capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, scripted.url], capture_output=True, text=True, timeout=30, check=False
+    )
     assert done.stderr.endswith("ValueError: 1\n")
     scripted.wait_until(lambda: any(isinstance(one, Explain) for one in scripted.requests))
     assert reasons(scripted) == [("Nack", [1], ""), ("Explain", [1], "ValueError: 1")]

@@ -218,6 +218,18 @@ def test_a_session_that_keeps_a_suspect_is_not_kept_waiting_for_ever() -> None:
     assert ids_of(group.next_rows(B, 9, 1.0 + PATIENCE_S)) == [2]
 
 
+def test_a_suspect_that_was_handed_back_unstarted_is_a_suspect_still() -> None:
+    group = stream(1, 2, 3).open_group("g", max_attempts=3)
+    group.next_rows(A, 3, 0.0)
+    group.cursor.drop_session(A, 100.0)
+    assert ids_of(group.next_rows(B, 9, 100.0)) == [1]
+    assert ids_of(group.next_rows(C, 9, 100.0)) == [2]
+    assert group.cursor.give_back(C, [2]) == []
+    assert isinstance(group.next_rows(B, 9, 100.0), NothingYet)
+    assert ids_of(group.next_rows(C, 9, 100.0)) == [2]
+    assert ids_of(group.next_rows(B, 9, 100.0 + PATIENCE_S)) == [3]
+
+
 def test_without_a_bound_nobody_is_suspected() -> None:
     group = stream(1, 2).open_group("g")
     group.next_rows(A, 2, 0.0)

@@ -162,6 +162,8 @@ class Group:
         """Entries of dead letters that were loaded to be given out again; None for those that are no more."""
         self.used_s = 0.0
         """When a session last asked for something, set by whoever serves it; monotonic clock, in seconds."""
+        self._held_at_most = 0
+        """Messages given out since they were last counted, and those."""
         self._backlog = _Backlog()
         self._unseen_from = self._unseen_upto = self._unseen_below = 0
         if state is not None and ordered and (state.floor or state.done):
@@ -294,6 +296,7 @@ class Group:
         if not ids:
             return stopped or answer_next(self.window, cursor, session)
         cursor.lease(session, ids, entries, lease_s or self.lease_s, now_s, worker=worker)
+        self._held_at_most += len(ids)
         attempts = cursor.attempts
         return Granted(
             ids,
@@ -302,6 +305,12 @@ class Group:
             late,
             self._look_ahead(),
         )
+
+    def is_holding(self, limit: int) -> bool:
+        """Return whether sessions hold at least `limit` messages; counts them only when that may be."""
+        if self._held_at_most >= limit:
+            self._held_at_most = self.cursor.n_outstanding
+        return self._held_at_most >= limit
 
     def _fill(self, ids: list[int], entries: list[Entry], n: int) -> NeedBacklog | Again | None:
         """Add new messages up to `n`; return what kept it from going on, None when the stream has no more now."""

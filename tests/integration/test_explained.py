@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from asapo.testing.fake_broker import FakeBroker
-from asapo.wire.events import Done, Nack
+from asapo.wire.events import Bye, Done, Nack
 from asapo.wire.group_events import Explain
 from asapo_work import Consumer
 
@@ -32,6 +32,7 @@ def loop(consumer: Consumer, *, leave: str = "raise") -> None:
 
 def reasons(broker: FakeBroker) -> list[tuple[str, list[int], str]]:
     """Return kind, ids and reason of what was handed back and counts, and of what was explained."""
+    broker.wait_until(lambda: any(isinstance(one, Bye) for one in broker.requests))  # the last that a consumer says
     said: list[Any] = [one for one in broker.requests if isinstance(one, Nack | Explain)]
     return [(type(one).__name__, list(one.ids), one.reason) for one in said if not getattr(one, "unstarted", False)]
 
@@ -89,7 +90,6 @@ def test_an_exception_that_ends_the_program_is_explained(scripted: FakeBroker) -
         [sys.executable, "-c", SCRIPT, scripted.url], capture_output=True, text=True, timeout=30, check=False
     )
     assert done.stderr.endswith("ValueError: 1\n")
-    scripted.wait_until(lambda: any(isinstance(one, Explain) for one in scripted.requests))
     assert reasons(scripted) == [("Nack", [1], ""), ("Explain", [1], "ValueError: 1")]
 
 

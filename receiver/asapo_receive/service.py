@@ -11,10 +11,11 @@ from typing import Any, Final
 
 from asapo.hostinfo import boot_id
 from asapo.index import IndexDirectory
-from asapo.index.interface import MetadataIndex
+from asapo.index.interface import MetadataIndex, OwnFile
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.layout import journal_path, parse_segment_name, tier_root_of
+from asapo.storage.message_files import remove_draft
 from asapo.storage.store import StreamStore
 from asapo.storage.tier import Tier, read_tier_uuid
 from asapo.transport import listen
@@ -99,6 +100,7 @@ class Receiver:
             settings.receiver_id,
             self._epoch.number,
             register=self._register_segment,
+            own_file=lambda path: OwnFile(path, settings.receiver_id, self._epoch.number, self._tier.uuid, boot_id()),
             finished=self._finished,
             note=lambda item: self._writer.submit([item]),
             more_coming=lambda: self._writer.is_behind(),
@@ -119,6 +121,8 @@ class Receiver:
         todo: list[Note | Closing] = []
         for beamtime, segments in self._lifebook.left_behind().items():
             index = self._directory.open(beamtime)
+            for path in segments:
+                remove_draft(path)
             for path in segments.keys() - index.known_segments(list(segments)):
                 if Path(journal_path(path)).exists():  # otherwise it never came to be made
                     self._register_segment(index, path, segments[path])

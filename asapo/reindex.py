@@ -124,6 +124,8 @@ def reindex(folders: Sequence[Path], state: Path, *, partial: bool = False, quie
             made.rebuilt = _rebuild(index, found, quiet=quiet)
             if keys:
                 index.declare_keys(keys)
+            for ref in made.rebuilt.streams:
+                index.sort_finished(ref)
         _put_in_place(draft / FILE_NAME, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)

@@ -216,6 +216,12 @@ class MetadataIndex(Protocol):
     def declare_keys(self, keys: Sequence[str]) -> None:
         """Say which metadata keys (`a.b`) are indexed; replaces the keys declared before. At most two (R14)."""
 
+    def sort_finished(self, ref: StreamRef, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Prepare a finished stream for queries on both declared keys; False when there is nothing (more) to prepare.
+
+        Works in short transactions, so it may run beside ingest; `stopped` ends it early. Answers never depend on it.
+        """
+
     # -- reading
 
     def declared_keys(self) -> list[str]:

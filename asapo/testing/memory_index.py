@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from asapo.errors import AsapoError, DuplicateFile, IndexUnavailable, StreamBusy, UnknownStream, WrongInput
@@ -92,9 +92,8 @@ class MemoryIndex:
         return self._commit_file(unit, unit.file) if unit.file is not None and unit.ids else self._commit_messages(unit)
 
     def _commit_file(self, unit: UnitRecord, file: OwnFile) -> UnitOutcome:
-        stream, place = self._stream(unit.ref), (unit.ids[0], unit.substream)
-        known, at = file.path in self._segments, stream.by_id.get(place)
-        if known and (at is None or stream.rows[at].segment <= 0):
+        stream, place, known = self._stream(unit.ref), (unit.ids[0], unit.substream), file.path in self._segments
+        if known and ((at := stream.by_id.get(place)) is None or stream.rows[at].segment <= 0):
             path = client_path_of(file.path, unit.ref.source, unit.ref.stream)
             error = DuplicateFile(f"another message has the file {path!r}", path=path, message_id=unit.ids[0])
             return UnitOutcome(0, len(stream.rows), ((0, error),))
@@ -113,7 +112,7 @@ class MemoryIndex:
         stream = self._stream(unit.ref)
         if unit.format not in self._formats:
             self._formats.append(unit.format)
-        first, head = len(stream.rows) + 1, len(stream.rows)
+        first = len(stream.rows) + 1
         errors: list[tuple[int, AsapoError]] = []
         superseded: list[int] = []
         for index in range(len(unit.ids)):
@@ -123,13 +122,8 @@ class MemoryIndex:
                 errors.append((index, error))
             if spare:
                 superseded.append(index)
-        if (session := unit.session) is not None:
-            place = (unit.substream, session.session_id)
-            mark = stream.sessions.setdefault(place, MemorySession(0, 0.0, ""))
-            mark.closed_below = max(mark.closed_below, session.closed_below)
-            mark.seen_s, mark.receiver_id = self._clock_s(), session.receiver_id
-        head = len(stream.rows)
-        format_no = self._formats.index(unit.format) + 1
+        stream.mark(unit, self._clock_s())
+        head, format_no = len(stream.rows), self._formats.index(unit.format) + 1
         return UnitOutcome(first if head >= first else 0, head, tuple(errors), tuple(superseded), format_no)
 
     def _row(self, unit: UnitRecord, index: int, seq: int) -> Row:
@@ -235,6 +229,11 @@ class MemoryIndex:
         if len(wanted) > MAX_DECLARED_KEYS:
             raise WrongInput(f"{len(wanted)} declared keys: expected at most {MAX_DECLARED_KEYS}")
         self._keys = list(wanted)
+
+    def sort_finished(self, ref: StreamRef, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Do nothing: every query looks at everything here."""
+        self._known(ref)
+        return False
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,13 @@ class MemoryStream:
         """Highest id, 0 when there is none."""
         return max((row.id for row in self.rows), default=0)
 
+    def mark(self, unit: UnitRecord, now_s: float) -> None:
+        """Note what the producer session of a unit said of itself."""
+        if (session := unit.session) is not None:
+            mark = self.sessions.setdefault((unit.substream, session.session_id), MemorySession(0, 0.0, ""))
+            mark.closed_below = max(mark.closed_below, session.closed_below)
+            mark.seen_s, mark.receiver_id = now_s, session.receiver_id
+
     def add(self, row: Row) -> tuple[AsapoError | None, bool]:
         """Return the error that refuses the row, and whether its bytes are spare."""
         if self.finished and row.id > self.last_id:

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "get": ("asapo_work.cli.get", "fetch messages by id or the last one"),
     "query": ("asapo_work.cli.query", "find messages by their metadata"),
     "reindex": ("asapo.reindex", "make indexes anew from the journals"),
+    "verify": ("asapo.verify", "compare every payload of a folder with its checksum"),
     "doctor": ("asapo_work.cli.doctor", "check this installation and the services it reaches"),
     "selfcheck": (
         "asapo.testing.checker.cli",

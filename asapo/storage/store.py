@@ -139,14 +139,11 @@ class StreamStore:
             If the file is not there then; the slot is given back.
         """
         self._owner([slot])
-        failpoint("ingest.before-payload")
         try:
-            path = write_message_file(self._files, self.tier.root, slot.segment.path, client_path, payload, checksum)
+            return write_message_file(self._files, self.tier.root, slot.segment.path, client_path, payload, checksum)
         except AsapoError:
             self.abort(slot)
             raise
-        failpoint("ingest.after-payload")
-        return path
 
     def _write(self, slots: Sequence[Slot], buffers: Sequence[Buffer], reserved: int) -> None:
         opened = self._owner(slots)

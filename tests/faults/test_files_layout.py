@@ -165,8 +165,10 @@ def dies_at(services: LocalServices, place: str) -> None:
         first = 1 if at == 1 else MESSAGES + 1
         with producer_of(services) as producer:
             handles = [ledger.send(producer, n, path=path_of(n)) for n in range(first, first + MESSAGES)]
-            wait_until(lambda: services.ended("r1") or all(one.done() for one in handles), "death or success")  # noqa: B023
-            assert services.ended("r1") or at > 1, f"{place} was not passed"
+            if at == 1:
+                wait_until(lambda: services.ended("r1"), f"{place} is passed")
+            else:  # so many passings may not come: several messages share one
+                wait_until(lambda: services.ended("r1") or all(one.done() for one in handles), "death or success")  # noqa: B023
             restart(services)
             producer.flush(45.0)
             if at > 1:

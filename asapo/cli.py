@@ -34,6 +34,7 @@ COMMANDS: Final = {
     ),
     "seek": ("asapo_work.cli.seek", "let a group go on at another place of its stream"),
     "reindex": ("asapo.reindex", "make indexes anew from the journals"),
+    "verify": ("asapo.verify", "compare every payload of a folder with its checksum"),
     "doctor": ("asapo_work.cli.doctor", "check this installation and the services it reaches"),
     "selfcheck": (
         "asapo.testing.checker.cli",

@@ -158,6 +158,12 @@ class DuplicateId(RequestError):
     code = "duplicate_id"
 
 
+class DuplicateFile(RequestError):
+    """Another message has a file of this path; fields `path`, `message_id`. The first content stays."""
+
+    code = "duplicate_file"
+
+
 class OfflineUnsupported(RequestError):
     """A folder that was opened offline cannot do this; field `feature`."""
 
@@ -187,6 +193,12 @@ class DamagedFile(StorageError):
     """A file is damaged; fields `path`, `offset`."""
 
     code = "damaged_file"
+
+
+class UnsafePath(StorageError):
+    """A link, or something that is no folder, lies in the way of a file on the tier; field `path`."""
+
+    code = "unsafe_path"
 
 
 class IndexUnavailable(StorageError):

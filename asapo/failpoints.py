@@ -17,6 +17,8 @@ NAMES: Final[Mapping[str, str]] = {
     "ingest.after-index": "receiver: the transaction is committed, nobody was told",
     "ingest.before-ack": "receiver: announced to the core, not acknowledged",
     "ingest.after-ack": "receiver: the acknowledgement was given to the transport",
+    "file.before-link": "receiver: the file of a message is written, it does not have its name yet",
+    "file.after-link": "receiver: it has its name, no journal record speaks of it; the draft is still there",
     "note.before-write": "receiver: the index has a message already, or refuses it; its journal does not say so yet",
     "rotate.between-files": "receiver: a new segment is there, its journal is not",
     "rotate.before-close": "receiver: a segment takes no more, its journal has no CLOSED record",

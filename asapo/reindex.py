@@ -59,7 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Rebuild every beamtime that the folders hold; 1 when something in the journals is damaged."""
-    tiers = [_tier_and_beamtimes(Path(os.path.abspath(place))) for place in args.places]
+    tiers = [tier_and_beamtimes(Path(os.path.abspath(place))) for place in args.places]
     state = args.state or _state_beside([tier for tier, _ in tiers])
     work: dict[str, list[Path]] = {}
     for _, folders in tiers:
@@ -124,6 +124,8 @@ def reindex(folders: Sequence[Path], state: Path, *, partial: bool = False, quie
             made.rebuilt = _rebuild(index, found, quiet=quiet)
             if keys:
                 index.declare_keys(keys)
+            for ref in made.rebuilt.streams:
+                index.sort_finished(ref)
         _put_in_place(draft / FILE_NAME, target)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
@@ -150,7 +152,7 @@ def _rebuild(index: SqliteIndex, found: RecordedBeamtime, *, quiet: bool) -> Reb
 # -- where things are --------------------------------------------------------------------------------------------------
 
 
-def _tier_and_beamtimes(place: Path) -> tuple[Path, list[Path]]:
+def tier_and_beamtimes(place: Path) -> tuple[Path, list[Path]]:
     """Return the tier that a folder is, holds or lies on, and the folders of the beamtimes that are meant."""
     if (place.parent / TIER_FILE).exists() and place.is_dir():
         return place.parent, [place]

@@ -102,6 +102,21 @@ def by_hand(connection: sqlite3.Connection, statement: str, above: float) -> lis
 @pytest.mark.parametrize("kind", ABOVE)
 def test_query(benchmark: Any, filled: Filled, record: Record, rounds: int, kind: str, order: str) -> None:
     """The first 100 messages for which both keys exceed a value, ordered by id and by one of the keys."""
+    measure(benchmark, filled, record, rounds, f"query-1e6{kind}-{order}", kind, order)
+
+
+@pytest.mark.timeout(1800)
+@pytest.mark.figures("query-1e6-finished")
+@pytest.mark.parametrize("kind", ABOVE)
+def test_query_of_a_finished_stream(benchmark: Any, filled: Filled, record: Record, rounds: int, kind: str) -> None:
+    """The same by key once the stream is finished and the receiver has sorted its declared keys."""
+    filled.index.finish_stream(REF, filled.rows, "")
+    filled.index.sort_finished(REF)
+    measure(benchmark, filled, record, rounds, f"query-1e6-finished{kind}-key", kind, "key")
+
+
+def measure(benchmark: Any, filled: Filled, record: Record, rounds: int, name: str, kind: str, order: str) -> None:
+    """Ask in rounds, ours and by hand in turn, and record the figure."""
     above, (ours, theirs) = ABOVE[kind], ORDERS[order]
     query = parse(f"score > {above} AND lit > {above} {ours}")
     statements = [
@@ -122,4 +137,4 @@ def test_query(benchmark: Any, filled: Filled, record: Record, rounds: int, kind
     params = {"rows": filled.rows, "above": above, "first": FIRST, "p99_ms": round(percentile(us, 99), 2),
               "rounds": len(p50s), "asked": str(query)}  # fmt: skip
     ratio = median([mine / other for mine, other in p50s])
-    record(Figure(f"query-1e6{kind}-{order}", median(us), "ms", median([other for _, other in p50s]), ratio, params))
+    record(Figure(name, median(us), "ms", median([other for _, other in p50s]), ratio, params))

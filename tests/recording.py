@@ -11,13 +11,15 @@ from typing import Any
 from xxhash import xxh3_64_intdigest
 
 from asapo.index import IndexDirectory, SqliteIndex
+from asapo.index.interface import OwnFile
 from asapo.index.records import record_from_put
 from asapo.models import PLAIN, Format, Origin, StreamRef
 from asapo.storage.journal import Kind
+from asapo.storage.slots import PutRecord
 from asapo.storage.store import SegmentHandle, StreamStore
 from asapo.storage.tier import Tier
 from asapo.wire.codec import encode
-from asapo.wire.put import Put, aligned, pack_column
+from asapo.wire.put import Put, aligned, pack_column, unpack_column
 from asapo_receive.units import notes_of
 
 BEAMTIME = "bt1"
@@ -75,6 +77,7 @@ class Recording:
         form: Format = PLAIN,
         origins: Sequence[Origin | None] = (),
         level: str = "written",
+        path: str = "",
         **parts: int,
     ) -> list[int]:
         """Take a unit in and return the indices of messages that the index refused or knew."""
@@ -86,7 +89,7 @@ class Recording:
             checksums=pack_column([xxh3_64_intdigest(one) for one in payloads]),
             metas=list(metas or [f'{{"n":{message_id}}}' for message_id in ids]),
             acquired_ns=pack_column([message_id % 1000 * 10 for message_id in ids], signed=True), format=form,
-            origins=tuple(origins), level=level, **parts,
+            origins=tuple(origins), level=level, path=path, **parts,
         )  # fmt: skip
         ref = StreamRef(BEAMTIME, source, stream)
         return self._keep_in_memory(ref, put) if level == "memory" else self._store(ref, put, payloads)
@@ -98,17 +101,22 @@ class Recording:
         return []
 
     def _store(self, ref: StreamRef, put: Put, payloads: Sequence[bytes]) -> list[int]:
-        slot = self.store.reserve(ref, put.nbytes)
-        self.store.write(slot, [one.ljust(aligned(len(one)), b"\0") for one in payloads[:-1]] + [payloads[-1]])
-        self.store.journal_put(slot, encode(put), self.now_ns)
+        slot = self.store.reserve(ref, 0 if put.path else put.nbytes)
+        file = ""
+        if put.path:
+            file = self.store.write_file(slot, put.path, payloads[0], *unpack_column(put.checksums))
+        else:
+            self.store.write(slot, [one.ljust(aligned(len(one)), b"\0") for one in payloads[:-1]] + [payloads[-1]])
+        self.store.journal_run([slot], [PutRecord(encode(put), self.now_ns, in_file=bool(file))])
         segment = slot.segment
         if segment.index_no is None:
             segment.index_no = self.index.register_segment(
                 segment.path, self.receiver, self.epoch, self.tier.uuid, "boot", ref
             )
         record = record_from_put(
-            ref, put, base=slot.offset, segment=segment.index_no, skip=(), received_ns=self.now_ns, session=b"s" * 16
-        )
+            ref, put, base=slot.offset, segment=segment.index_no, skip=(), received_ns=self.now_ns, session=b"s" * 16,
+            file=OwnFile(file, self.receiver, self.epoch, self.tier.uuid, "boot") if file else None,
+        )  # fmt: skip
         (outcome,) = self.index.commit([record])
         where = {"ref": ref, "segment": segment.path, "offset": slot.offset}
         for note in notes_of(put, outcome, **where, ingest_ns=self.now_ns, skip=()):  # type: ignore[arg-type]

@@ -41,7 +41,9 @@ def translated(path: Path) -> Iterator[None]:
 def unavailable(path: Path, error: sqlite3.Error) -> IndexUnavailable:
     """Return our error for one of sqlite3."""
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
-    return IndexUnavailable(f"index {path}: {error} ({name})", path=str(path), reason=name)
+    damaged = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+    advice = "; the file is damaged: stop the services and run asapo reindex" if damaged else ""
+    return IndexUnavailable(f"index {path}: {error} ({name}){advice}", path=str(path), reason=name)
 
 
 class _Reader:

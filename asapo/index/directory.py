@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from asapo.errors import StorageError
 from asapo.index.schema import read_beamtime
 from asapo.index.sqlite import SqliteIndex
 from asapo.models import check_name
@@ -35,6 +36,8 @@ class IndexDirectory:
         self._lock = threading.Lock()
         self._open: dict[str, SqliteIndex] = {}
         self._names: dict[Path, str] = {}
+        self.lost: set[str] = set()
+        """Beamtimes that must have had an index: none is begun in its place, or it would take old ids for new ones."""
 
     def path(self, beamtime: str) -> Path:
         """Return the file of a beamtime's index, whether it is there or not."""
@@ -49,11 +52,22 @@ class IndexDirectory:
         with self._lock:
             index = self._open.get(beamtime)
             if index is None:
+                if beamtime in self.lost:
+                    self._check_lost(beamtime, path)
                 index = SqliteIndex(path, beamtime, **self._settings)
                 if self._declared_keys and not index.declared_keys():
                     index.declare_keys(self._declared_keys)
                 self._open[beamtime] = index
             return index
+
+    def _check_lost(self, beamtime: str, path: Path) -> None:
+        if not path.exists():
+            raise StorageError(
+                f"the index {path} of beamtime {beamtime} is gone, and the tier holds data of it: nothing is taken for "
+                "this beamtime; stop the services and run asapo reindex",
+                path=str(path),
+            )
+        self.lost.discard(beamtime)
 
     def find(self, beamtime: str) -> SqliteIndex | None:
         """Return the index of a beamtime, None when nobody has written one yet."""

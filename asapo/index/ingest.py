@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import chain, repeat
 from typing import Any, Final
 
-from asapo.errors import AsapoError, DuplicateId, StreamFinished, WrongInput
-from asapo.index.interface import UnitOutcome, UnitRecord
+from asapo.errors import AsapoError, DuplicateFile, DuplicateId, StreamFinished, WrongInput
+from asapo.index.interface import OwnFile, UnitOutcome, UnitRecord
 from asapo.index.schema import SEQ_BITS
 from asapo.models import MAX_ID, Format, Origin, StreamRef
+from asapo.storage.layout import client_path_of
 
 INSERT: Final = f"INSERT INTO message VALUES({','.join('?' * 15)})"
 GROW: Final = (
@@ -26,6 +28,11 @@ MARK: Final = (
 FIND: Final = (
     "SELECT key, segment, offset, size, checksum, format, meta FROM message "
     "WHERE stream_no = ? AND id = ? AND substream = ?"
+)
+STORED: Final = "SELECT segment, t_ingest_ns FROM message WHERE stream_no = ? AND id = ? AND substream = ?"
+ADD_FILE: Final = (
+    "INSERT INTO segment(path, receiver_id, epoch, tier_uuid, boot_id, source, stream, closed) "
+    "VALUES(?, ?, ?, ?, ?, ?, ?, 1)"
 )
 
 _NO_ORIGIN: Final[tuple[int, int]] = (0, 0)
@@ -168,8 +175,10 @@ def commit_fast(connection: sqlite3.Connection, names: Names, units: Sequence[Un
     Raises
     ------
     NotPlain
-        If any row is not new or not acceptable; what was done must be rolled back.
+        If any row is not new or not acceptable, or any unit has a file of its own; what was done must be rolled back.
     """
+    if any(unit.file is not None for unit in units):
+        raise NotPlain
     outcomes: dict[int, UnitOutcome] = {}
     for ref, positions in by_stream(units).items():
         no = names.stream(connection, ref.source, ref.stream)
@@ -230,6 +239,39 @@ def commit_slow(connection: sqlite3.Connection, names: Names, units: Sequence[Un
 
 
 def _commit_unit(connection: sqlite3.Connection, names: Names, unit: UnitRecord) -> UnitOutcome:
+    if unit.file is not None and unit.ids:
+        return _commit_file(connection, names, unit, unit.file)
+    return _commit_messages(connection, names, unit)
+
+
+def _commit_file(connection: sqlite3.Connection, names: Names, unit: UnitRecord, file: OwnFile) -> UnitOutcome:
+    """Add a message with a file of its own, which is registered only if the message is taken."""
+    no = names.stream(connection, unit.ref.source, unit.ref.stream)
+    place = (no, unit.ids[0], unit.substream)
+    known = connection.execute("SELECT no FROM segment WHERE path = ?", (file.path,)).fetchall()
+    if known:
+        # A file is registered together with its message, so it has one.
+        number = int(known[0][0])
+        if not connection.execute(f"{STORED} AND segment > 0", place).fetchall():
+            path = client_path_of(file.path, unit.ref.source, unit.ref.stream)
+            what = f"{unit.ref} id {unit.ids[0]}: another message has the file {path!r}; choose another path"
+            head = connection.execute(HEAD, (no,)).fetchall()[0][0]
+            return UnitOutcome(0, head, ((0, DuplicateFile(what, path=path, message_id=unit.ids[0])),))
+    else:
+        facts = (file.path, file.receiver_id, file.epoch, file.tier_uuid, file.boot_id)
+        number = int(connection.execute(ADD_FILE, (*facts, unit.ref.source, unit.ref.stream)).lastrowid or 0)
+    outcome = _commit_messages(connection, names, replace(unit, segment=number, file=None))
+    found = connection.execute(STORED, place).fetchall()
+    if found and found[0][0] == number:
+        # Of two PUTs with one file the time tells whether this is the one that counts, replayed, or was sent again.
+        spare = () if found[0][1] == unit.t_ingest_ns else (0,)
+        return outcome._replace(segment=number, superseded=spare)
+    if not known:
+        connection.execute("DELETE FROM segment WHERE no = ?", (number,))
+    return outcome
+
+
+def _commit_messages(connection: sqlite3.Connection, names: Names, unit: UnitRecord) -> UnitOutcome:
     no = names.stream(connection, unit.ref.source, unit.ref.stream)
     head, finished, last_id, next_stream = connection.execute(HEAD, (no,)).fetchall()[0]
     first, n_bytes, top = head + 1, 0, 0
@@ -283,7 +325,8 @@ def _look_at(
         return  # the very same bytes: a journal replayed, or a commit repeated because its answer was lost
     elif segment <= 0:
         # Only a memory held it; this copy is newer, or even lies on disk.
-        connection.execute("UPDATE message SET segment = ?, offset = ? WHERE key = ?", (row[5], row[6], key))
+        move = "UPDATE message SET segment = ?, offset = ?, t_ingest_ns = ? WHERE key = ?"
+        connection.execute(move, (row[5], row[6], row[12], key))
     else:
         superseded.append(index)
 

@@ -33,6 +33,17 @@ class SessionMark:
     """The receiver through which it was heard."""
 
 
+@dataclass(frozen=True, slots=True)
+class OwnFile:
+    """A file that holds the payload of one message and nothing else."""
+
+    path: str
+    receiver_id: str
+    epoch: int
+    tier_uuid: str
+    boot_id: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class UnitRecord:
     """One stored wire unit as the index takes it: columns of equal length, one format.
@@ -65,12 +76,17 @@ class UnitRecord:
     """The message that each was computed from; the origin's stream belongs to the same beamtime."""
     session: SessionMark | None = None
     """None when nobody waits for this unit any more (replay of a journal)."""
+    file: OwnFile | None = None
+    """Of a unit of one message: the file that its payload lies in. The index gives it a number when it takes the
+    message, and refuses a message whose file belongs to another one; `segment` and `offsets` are 0 then."""
 
     def __post_init__(self) -> None:
         n = len(self.ids)
         columns = (self.offsets, self.sizes, self.checksums, self.metas, self.t_acq_ns)
         if set(map(len, columns)) != {n} or (self.origins is not None and len(self.origins) != n):
             raise WrongInput(f"unit of {n} messages has columns of other lengths")
+        if self.file is not None and n > 1:
+            raise WrongInput(f"unit of {n} messages in file {self.file.path}: expected one message in a file")
 
 
 class UnitOutcome(NamedTuple):
@@ -81,11 +97,13 @@ class UnitOutcome(NamedTuple):
     head_seq: int
     """Arrival number of the stream's newest message after this unit."""
     errors: tuple[tuple[int, AsapoError], ...] = ()
-    """Refused messages: (index in the unit, DuplicateId | StreamFinished | WrongInput), ascending."""
+    """Refused messages: (index in the unit, DuplicateId | DuplicateFile | StreamFinished | WrongInput), ascending."""
     superseded: tuple[int, ...] = ()
     """Indices of messages that were there already with the same fingerprint at another place; those bytes are spare."""
     format_no: int = 0
     """Number under which the index knows the unit's format."""
+    segment: int = 0
+    """Number under which the index knows the unit's own file; 0 when it has none, or was refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +215,12 @@ class MetadataIndex(Protocol):
 
     def declare_keys(self, keys: Sequence[str]) -> None:
         """Say which metadata keys (`a.b`) are indexed; replaces the keys declared before. At most two (R14)."""
+
+    def sort_finished(self, ref: StreamRef, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Prepare a finished stream for queries on both declared keys; False when there is nothing (more) to prepare.
+
+        Works in short transactions, so it may run beside ingest; `stopped` ends it early. Answers never depend on it.
+        """
 
     # -- reading
 

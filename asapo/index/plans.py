@@ -143,11 +143,15 @@ class Planner:
     """Of each range: which part of all rows is in it, as far as a sample tells."""
     limit: int
     after: int = 0
+    paired: bool = False
+    """Both declared keys of the stream are sorted (`asapo.index.pairs`)."""
 
     def statements(self) -> list[Statement]:
         """Return tries, each of them right when it finds `limit` rows, and at last the statement that finds all."""
         tries: list[Statement | None] = []
         if self.ranges and 0 < self.limit <= FEW:
+            if self.query.order and (pairs := self._by_pair()):
+                return pairs
             tries = [self._by_id() if not self.query.order else self._by_key()]
         return [*filter(None, tries), self._everything()]
 
@@ -288,6 +292,48 @@ class Planner:
             f"ORDER BY {sql.order_by} LIMIT {self.limit}"
         )
         return Statement(text, (*params, *inside_params * 3, *near_params, *values, *sql.order_params))
+
+    # -- finished streams -------------------------------------------------------------------------------------------
+
+    def _by_pair(self) -> list[Statement]:
+        """Take the rows by one key, sorted, whose other key is in its range, too: the first ones, then all."""
+        order = self.query.order[0]
+        if not self.paired or len(self.ranges) < 2 or not isinstance(order.key, MetaKey):
+            return []
+        side = list(self.known).index(order.key.path) if order.key.path in self.known else -1
+        columns = {path: "pair.value" if at == side else "pair.other" for at, path in enumerate(self.known)}
+        found = ranges(self.query.where, columns)
+        chosen = found.pop(order.key.path, None)
+        if chosen is None or chosen.same:
+            return []
+        (other,) = found.values()
+        near, near_params, far, far_params = chosen.sides(descending=order.descending)
+        if self.after:
+            near, near_params = f"pair.value {'<=' if order.descending else '>='} (SELECT a0 FROM last)", ()
+        mine = f"pair.of_stream = {self.span.stream_no} AND pair.side = {side} AND {other.text}"
+        start = " AND ".join(filter(None, (mine, near)))
+        whole, whole_params = " AND ".join(filter(None, (start, far))), (*other.params, *near_params, *far_params)
+        down, beyond = (" DESC", ">=") if order.descending else ("", "<=")
+        alone = len({part.key for part in predicates(self.query.where)}) == 2 and not self.after
+        enough = self.limit if alone else int(self.limit * MARGIN / UNKNOWN_SHARE)
+        place = (
+            f"place(v) AS MATERIALIZED (SELECT pair.value FROM pair WHERE {whole} "
+            f"ORDER BY pair.value{down} LIMIT 1 OFFSET {enough})"
+        )
+        # One bound on the far side, as of two the index would seek by the first. None is there if there are fewer rows.
+        first = f"{start} AND pair.value {beyond} (SELECT v FROM place)"
+        first_params = (*whole_params, *other.params, *near_params)
+        return [self._joined([place], first, first_params), self._joined([], whole, whole_params)]
+
+    def _joined(self, tables: list[str], inside: str, inside_params: Params) -> Statement:
+        """Return the SELECT of the rows behind these pairs, each checked in full."""
+        sql = self._checked(())
+        with_, where, params, values = self._where(sql, *tables)
+        text = (
+            f"{with_}SELECT {ROW_SQL} FROM pair CROSS JOIN message ON message.key = pair.row_key "
+            f"WHERE {inside} AND {where} ORDER BY {sql.order_by} LIMIT {self.limit}"
+        )
+        return Statement(text, (*params, *inside_params, *values, *sql.order_params))
 
 
 def intersection(found: Mapping[Path, Range], shares: Mapping[Path, float]) -> tuple[str, Params]:

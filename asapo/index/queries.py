@@ -12,6 +12,7 @@ from asapo.errors import DeadlineExceeded, WrongInput
 from asapo.index.database import Database
 from asapo.index.interface import QUERY_ROW_LIMIT, QUERY_TIME_LIMIT_S, Explanation, RowTuple, key_path
 from asapo.index.keys import declared
+from asapo.index.pairs import is_paired
 from asapo.index.plans import ID, Planner, Range, Span, Statement, count, ranges, sample
 from asapo.index.schema import SEQ_MASK
 from asapo.query import And, Comparison, Expr, In, MetaKey, Or, Query
@@ -97,7 +98,8 @@ def _shares(connection: sqlite3.Connection, span: Span, found: Mapping[Path, Ran
 def _planner(connection: sqlite3.Connection, span: Span, query: Query, limit: int, after: int = 0) -> Planner:
     known = declared(connection)
     found = ranges(query.where, known)
-    return Planner(span, query, known, found, _shares(connection, span, found), limit, after)
+    paired = len(found) > 1 and is_paired(connection, span.stream_no, span.head_seq, known)
+    return Planner(span, query, known, found, _shares(connection, span, found), limit, after, paired)
 
 
 def _number(connection: sqlite3.Connection, statement: Statement) -> int:

@@ -11,10 +11,10 @@ from typing import Any, Final
 from asapo.errors import AsapoError, StorageError, WrongInput
 from asapo.hostinfo import boot_id
 from asapo.index.interface import MetadataIndex, UnitRecord
-from asapo.index.records import record_from_put
+from asapo.index.records import own_file, record_from_put, tier_uuid_of
 from asapo.models import StreamRef
-from asapo.storage.journal import Damage, JournalRecord, Kind
-from asapo.storage.layout import SEGMENT_SUFFIX, TIER_FILE
+from asapo.storage.journal import Damage, JournalRecord, Kind, Where
+from asapo.storage.layout import SEGMENT_SUFFIX
 from asapo.storage.recorded import (
     Entry,
     RecordedBeamtime,
@@ -27,13 +27,12 @@ from asapo.storage.recorded import (
     names_of_folder,
     receiver_of,
 )
-from asapo.storage.tier import read_tier_uuid
 from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.wire.codec import decode_put
 
 BATCH_MESSAGES: Final = 32_768
 """Messages in one transaction: nobody waits for it, so it is large."""
-PLACES: Final = frozenset({"segment", "none"})
+PLACES: Final = frozenset({Where.SEGMENT, Where.FILE, Where.NONE})
 """Where payloads may lie for this version to index them."""
 Progress = Callable[[int, int], None]
 """Takes messages and journal bytes that are done so far."""
@@ -189,10 +188,19 @@ class _Work:
         if len(fields.get("skip", ())) < len(put.ids):
             segment = self._segment(entry.path)
             if len(left_out) < len(put.ids):
+                file = (
+                    own_file(entry.path.with_suffix(SEGMENT_SUFFIX), put.path) if fields["at"] == Where.FILE else None
+                )
                 self._units.append(
                     record_from_put(
-                        self._ref, put, base=fields["offset"], segment=segment, skip=left_out, received_ns=fields["t"]
-                    )
+                        self._ref,
+                        put,
+                        base=fields["offset"],
+                        segment=segment,
+                        skip=left_out,
+                        received_ns=fields["t"],
+                        file=file,
+                    )  # fmt: skip
                 )
                 self._n += len(put.ids)
         if self._n >= BATCH_MESSAGES:
@@ -222,12 +230,6 @@ class _Work:
             self._index.finish_stream(self._ref, fields["last_id"], fields["next_stream"])
         except WrongInput:
             return
-
-
-def tier_uuid_of(segment: Path) -> str:
-    """Return the uuid of the tier that a segment lies on, "" for a folder that was copied without it."""
-    root = segment.parents[3] if len(segment.parents) > 3 else segment.parent
-    return read_tier_uuid(root) if (root / TIER_FILE).exists() else ""
 
 
 def journals_of(found: RecordedBeamtime) -> Iterator[Path]:

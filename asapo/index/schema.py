@@ -14,7 +14,7 @@ from asapo.errors import ConfigError, DamagedFile, UnsupportedVersion, WrongInpu
 MAGIC: Final = 0x41534150
 """`application_id` of the file: "ASAP" (R37)."""
 MAJOR: Final = 1
-MINOR: Final = 0
+MINOR: Final = 1
 SEQ_BITS: Final = 40
 """A message's key is stream number << 40 | seq: rows of a stream lie together in the order of arrival."""
 SEQ_MASK: Final = (1 << SEQ_BITS) - 1
@@ -66,6 +66,13 @@ CREATE TABLE session(
   PRIMARY KEY(stream_no, substream, session_id)) WITHOUT ROWID;
 CREATE TABLE declared_key(no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 """
+TABLES_1_1: Final = """
+CREATE TABLE IF NOT EXISTS pair(
+  of_stream INTEGER NOT NULL, side INTEGER NOT NULL, value NOT NULL, row_key INTEGER NOT NULL, other NOT NULL,
+  PRIMARY KEY(of_stream, side, value, row_key)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS paired(stream_no INTEGER PRIMARY KEY, head_seq INTEGER NOT NULL, keys TEXT NOT NULL);
+"""
+"""What minor version 1 added (`asapo.index.pairs`): a file of minor version 0 gets it when it is opened."""
 
 NETWORK_FILE_SYSTEMS: Final = frozenset({
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.sshfs",
@@ -132,18 +139,31 @@ def check_version(connection: sqlite3.Connection, path: Path) -> bool:
 
 def create(connection: sqlite3.Connection, beamtime: str) -> None:
     """Create the tables; runs inside a transaction that holds the write lock."""
-    for statement in TABLES.split(";"):
-        if statement.strip():
-            connection.execute(statement)
+    _execute(connection, TABLES)
     connection.execute("INSERT INTO info VALUES('beamtime', ?), ('meta', '{}'), ('boot_id', '')", (beamtime,))
     connection.execute(f"PRAGMA application_id = {MAGIC}")
-    connection.execute(f"PRAGMA user_version = {MAJOR << 16 | MINOR}")
+
+
+def _execute(connection: sqlite3.Connection, statements: str) -> None:
+    """Execute statements one by one: a script would end the transaction."""
+    for statement in statements.split(";"):
+        if statement.strip():
+            connection.execute(statement)
+
+
+def _bring_up_to_date(connection: sqlite3.Connection) -> None:
+    """Add what a file of an older minor version lacks; one of a newer version stays as it is."""
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version < MAJOR << 16 | MINOR:
+        _execute(connection, TABLES_1_1)
+        connection.execute(f"PRAGMA user_version = {MAJOR << 16 | MINOR}")
 
 
 def prepare(connection: sqlite3.Connection, path: Path, beamtime: str) -> None:
     """Create the tables in an empty file, or check that the file is the index of this beamtime."""
     if not check_version(connection, path):
         create(connection, beamtime)
+    _bring_up_to_date(connection)
     ((name,),) = connection.execute("SELECT value FROM info WHERE name = 'beamtime'").fetchall()
     if name != beamtime:
         raise WrongInput(f"{path} is the index of beamtime {name!r}, not of {beamtime!r}")

@@ -62,7 +62,7 @@ class SegmentMark:
     """A segment that rows refer to by number."""
 
     name: str
-    """File name; it lies in the stream's folder of some tier."""
+    """Its path below the stream's folder of some tier: a file name, or that of a message's file in `files`."""
     receiver_id: str
     epoch: int
     tier_uuid: str
@@ -126,6 +126,10 @@ class Snapshot:
         """Messages of level `memory`, which no file has."""
         self.journals = [JournalMark(*entry) for entry in facts["journals"]]
         self.segments = {number: SegmentMark(*entry) for number, *entry in facts["segments"]}
+        if outside := [
+            mark.name for mark in self.segments.values() if ".." in mark.name.split("/") or mark.name[:1] == "/"
+        ]:
+            raise ValueError(f"{outside[0]!r} does not lie in the stream's folder")
         self.formats: dict[int, list[Any]] = {number: entry for number, *entry in facts["formats"]}
         """Number to [dtype, shape, codec]."""
         self.origins: dict[int, list[str]] = {number: entry for number, *entry in facts["origins"]}

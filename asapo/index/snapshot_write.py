@@ -23,7 +23,7 @@ from asapo.index.snapshot import ALIGN, COLUMNS, DTYPE, FILE_HEADER, TRAILER
 from asapo.models import StreamRef
 from asapo.storage.files import FileOps, OpenFile, default_files
 from asapo.storage.journal import Kind, read_journal
-from asapo.storage.layout import JOURNAL_SUFFIX, SNAPSHOT_FILE
+from asapo.storage.layout import FILES_FOLDER, JOURNAL_SUFFIX, SNAPSHOT_FILE, is_segment
 
 CHUNK_ROWS: Final = 4096
 DRAFT_S: Final = 3600.0
@@ -126,7 +126,7 @@ def _beside_segments(connection: sqlite3.Connection, ref: StreamRef) -> list[Pat
     """Return the journals of all segments that the index knows, on whichever tier."""
     select = "SELECT path FROM segment WHERE source = ? AND stream = ? AND path NOT LIKE 'memory:%'"
     rows = connection.execute(select, (ref.source, ref.stream)).fetchall()
-    return [Path(path).with_suffix(JOURNAL_SUFFIX) for (path,) in rows]
+    return [Path(path).with_suffix(JOURNAL_SUFFIX) for (path,) in rows if is_segment(path)]
 
 
 def _marks(journals: Mapping[str, Path]) -> dict[Path, int]:
@@ -167,13 +167,25 @@ def _segments(connection: sqlite3.Connection, ref: StreamRef, journals: Iterable
     """Return the stream's segments; NotReady when one may hold what the index does not have yet."""
     select = "SELECT no, path, receiver_id, epoch, tier_uuid, closed FROM segment WHERE source = ? AND stream = ?"
     rows = connection.execute(f"{select} ORDER BY no", (ref.source, ref.stream)).fetchall()
-    segments = [[no, Path(path).name, *facts] for no, path, *facts, _ in rows]
-    closed = {Path(path).with_suffix(JOURNAL_SUFFIX).name for _, path, *_, is_closed in rows if is_closed}
+    folders = {str(Path(path).parent) for _, path, *_ in rows if is_segment(path)}
+    segments = [[no, _name_below(folders, path), *facts] for no, path, *facts, _ in rows]
+    closed = {
+        Path(path).with_suffix(JOURNAL_SUFFIX).name for _, path, *_, is_closed in rows if is_closed and is_segment(path)
+    }
     for path in journals:
         # One that the index does not know holds no message: what it says is of the stream, or of other segments.
         if path.name not in closed and any(getattr(item, "kind", Kind.PUT) == Kind.PUT for item in read_journal(path)):
             raise NotReady(f"{path} is open")
     return segments
+
+
+def _name_below(folders: Iterable[str], path: str) -> str:
+    """Return the name of a segment, or the path of a message's file below the stream's folder."""
+    if not is_segment(path):
+        for folder in folders:
+            if path.startswith(f"{folder}/{FILES_FOLDER}/"):
+                return path[len(folder) + 1 :]
+    return Path(path).name
 
 
 def _span(no: int) -> tuple[int, int]:

@@ -11,12 +11,23 @@ from typing import Final
 from asapo.errors import DamagedFile
 from asapo.hostinfo import boot_id
 from asapo.models import SegmentInfo
-from asapo.storage.layout import tier_root_of
-from asapo.storage.tier import read_tier_uuid
+from asapo.storage.layout import is_segment, tier_root_of
+from asapo.storage.tier import read_tier_uuid, tier_above
 
 LIMIT_MAPS: Final = 128
 LIMIT_BYTES: Final = 1 << 40
 """Address space for maps: an eightieth part of what a 64-bit process has, so two segments of any size always fit."""
+
+
+MAX_SEEN: Final = 4096
+"""Folders of which it is remembered that they lie on their tier; all are forgotten at once when there are more."""
+
+
+def _on_tier(segment: SegmentInfo) -> bool:
+    """Say whether the tier that a file lies on is the one that it was written to."""
+    if is_segment(segment.path):
+        return read_tier_uuid(tier_root_of(segment.path)) == segment.tier_uuid
+    return tier_above(segment.path)[1] == segment.tier_uuid
 
 
 class _Map:
@@ -25,7 +36,8 @@ class _Map:
     __slots__ = ("file_map", "size", "view")
 
     def __init__(self, path: str) -> None:
-        fd = os.open(path, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
+        fd = os.open(path, flags)
         try:
             self.file_map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ) if os.fstat(fd).st_size else None
         finally:
@@ -74,11 +86,13 @@ class SegmentMaps:
         """Say whether the segment's file is the receiver's own one, on this host and in the same page cache (R22)."""
         if not segment.boot_id or segment.boot_id != boot_id() or not segment.tier_uuid:
             return False
-        root = str(tier_root_of(segment.path))
-        if (root, segment.tier_uuid) not in self._seen:
-            if read_tier_uuid(root) != segment.tier_uuid:
+        folder = os.path.dirname(segment.path)
+        if (folder, segment.tier_uuid) not in self._seen:
+            if not _on_tier(segment):
                 return False
-            self._seen.add((root, segment.tier_uuid))
+            if len(self._seen) >= MAX_SEEN:
+                self._seen.clear()
+            self._seen.add((folder, segment.tier_uuid))
         return True
 
     def view(self, segment: SegmentInfo, offset: int, size: int) -> memoryview:

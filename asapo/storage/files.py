@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Final, ParamSpec, TypeVar
 
-from asapo.errors import DiskFull, StorageError
+from asapo.errors import DiskFull, StorageError, UnsafePath
 
 Buffer = bytes | bytearray | memoryview
 
@@ -21,6 +23,9 @@ T = TypeVar("T")
 NO_ROOM: Final = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
 MAX_BUFFERS: Final = 1024
 """Buffers in one vectored write: Linux' IOV_MAX."""
+FOLDER_FLAGS: Final = getattr(os, "O_PATH", os.O_RDONLY) | getattr(os, "O_DIRECTORY", 0) | getattr(os, "O_CLOEXEC", 0)
+"""To do something in a folder; where it can be, without the right to list it."""
+NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
 CREATE_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -84,11 +89,17 @@ class FileOps:
         except OSError as exc:
             raise storage_error(exc, operation, path) from exc
 
-    def create(self, path: str | Path, *, append: bool = False) -> OpenFile:
-        """Create a file that must not exist yet and open it for writing; rights follow the umask."""
+    def create(self, path: str | Path, *, append: bool = False, folder: int | None = None) -> OpenFile:
+        """Create a file that must not exist yet and open it for writing; rights follow the umask.
+
+        With `folder`, an open folder, it is created there, whatever else the path says.
+        """
         name = os.fspath(path)
         flags = CREATE_FLAGS | (os.O_APPEND if append else 0)
-        return OpenFile(self._call("create", name, os.open, name, flags, 0o666), name)
+        if folder is None:
+            return OpenFile(self._call("create", name, os.open, name, flags, 0o666), name)
+        make = partial(os.open, dir_fd=folder)
+        return OpenFile(self._call("create", name, make, os.path.basename(name), flags, 0o666), name)
 
     def append(self, file: OpenFile, data: Buffer) -> None:
         """Append `data` to a file created with `append=True`: one write call, unless the system takes less."""
@@ -131,19 +142,32 @@ class FileOps:
         """Put `source` in the place of `target`, which nobody ever sees half written."""
         self._call("rename", os.fspath(target), os.replace, source, target)
 
-    def link(self, source: str | Path, target: str | Path) -> bool:
-        """Give `source` the second name `target`; False when that name is taken."""
+    def link(
+        self, source: str | Path, target: str | Path, *, source_folder: int | None = None, folder: int | None = None
+    ) -> bool:
+        """Give `source` the second name `target`; False when that name is taken.
+
+        With open folders, the files are those of the paths' last names in there.
+        """
+        names = [
+            path if opened is None else os.path.basename(path)
+            for path, opened in ((source, source_folder), (target, folder))
+        ]
+        call = partial(os.link, src_dir_fd=source_folder, dst_dir_fd=folder)
         try:
-            self.invoke("link", os.fspath(target), os.link, source, target)
+            self.invoke("link", os.fspath(target), call, *names)
         except FileExistsError:
             return False
         except OSError as exc:
             raise storage_error(exc, "link", os.fspath(target)) from exc
         return True
 
-    def unlink(self, path: str | Path) -> None:
-        """Remove a file."""
-        self._call("unlink", os.fspath(path), os.unlink, path)
+    def unlink(self, path: str | Path, *, folder: int | None = None) -> None:
+        """Remove a file; with `folder`, the one of its last name in that open folder."""
+        if folder is None:
+            self._call("unlink", os.fspath(path), os.unlink, path)
+        else:
+            self._call("unlink", os.fspath(path), partial(os.unlink, dir_fd=folder), os.path.basename(path))
 
     def fsync(self, file: OpenFile) -> None:
         """Bring bytes and all attributes of the file to the medium."""
@@ -161,6 +185,51 @@ class FileOps:
             self._call("fsync_dir", name, os.fsync, fd)
         finally:
             os.close(fd)
+
+    @contextmanager
+    def folder_below(self, root: str | Path, parts: Sequence[str], *, make: bool = True) -> Iterator[int]:
+        """Open the folder `root/parts[0]/...` and lend its descriptor; what is missing is made, unless told not to.
+
+        Each part is opened in the one before and no link is followed below `root`: whoever plants one, even while this
+        runs, gets nothing written elsewhere.
+
+        Raises
+        ------
+        UnsafePath
+            If a part is a link, or no folder; field `path`.
+        DiskFull, StorageError
+            If a folder cannot be opened or made.
+        """
+        path = os.fspath(root)
+        held = self._call("open_dir", path, os.open, path, FOLDER_FLAGS)
+        try:
+            for part in parts:
+                path = f"{path}/{part}"
+                inner = self._folder_in(held, part, path, make=make)
+                os.close(held)
+                held = inner
+            yield held
+        finally:
+            os.close(held)
+
+    def _folder_in(self, held: int, part: str, path: str, *, make: bool) -> int:
+        opened = partial(os.open, part, FOLDER_FLAGS | NO_LINK, dir_fd=held)
+        try:
+            try:
+                return self.invoke("open_dir", path, opened)
+            except FileNotFoundError:
+                if not make:
+                    raise
+                with suppress(FileExistsError):  # somebody else was quicker
+                    self.invoke("mkdirs", path, partial(os.mkdir, part, dir_fd=held))
+                return self.invoke("open_dir", path, opened)
+        except OSError as exc:
+            if exc.errno in (errno.ELOOP, errno.ENOTDIR):
+                raise UnsafePath(
+                    f"{path} is a link or no folder: expected a folder; nothing was written there, move it away",
+                    path=path,
+                ) from exc
+            raise storage_error(exc, "open", path) from exc
 
     def mkdirs(self, path: str | Path) -> None:
         """Create a folder and those above it; fine when they exist."""

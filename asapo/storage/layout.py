@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +18,10 @@ TIER_FILE: Final = ".asapo-tier"
 """Holds the tier's uuid; no stream can have this name because a leading dot is always encoded."""
 SEGMENT_SUFFIX: Final = ".seg"
 JOURNAL_SUFFIX: Final = ".idx"
+DRAFT_SUFFIX: Final = ".part"
+"""Ends the name of a message's file while it is written: that of the segment which the stream has open then."""
+FILES_FOLDER: Final = "files"
+"""In a stream's folder: files of messages, under the paths that the producer gave."""
 SNAPSHOT_FILE: Final = "index.snapshot"
 """The index of a finished stream, in the stream's folder; a journal's name ends otherwise."""
 CORE_LOCK: Final = "core.lock"
@@ -112,6 +117,36 @@ def journal_path(segment_path: str | Path) -> str:
     return str(segment_path).removesuffix(SEGMENT_SUFFIX) + JOURNAL_SUFFIX
 
 
+def draft_path(segment_path: str | Path) -> str:
+    """Return the path that the file of a message has while it is written."""
+    return str(segment_path).removesuffix(SEGMENT_SUFFIX) + DRAFT_SUFFIX
+
+
+def is_segment(path: str) -> bool:
+    """Tell whether a path in the index is that of a segment: no client's file ends so."""
+    return path.endswith(SEGMENT_SUFFIX)
+
+
+def message_file(folder: str | Path, client_path: str) -> str:
+    """Return where the file of a message lies in a stream's folder.
+
+    >>> message_file("/data/beamline/bt1/det/run1", "scan1/img.cbf")
+    '/data/beamline/bt1/det/run1/files/scan1/img.cbf'
+    """
+    return f"{os.fspath(folder)}/{FILES_FOLDER}/{client_path}"
+
+
+def client_path_of(path: str, source: str, stream: str) -> str:
+    """Return the path that the producer gave the file at `path` of a stream, "" for a segment.
+
+    >>> client_path_of("/data/beamline/bt1/det/run1/files/scan1/img.cbf", "det", "run1")
+    'scan1/img.cbf'
+    """
+    if not path or is_segment(path):
+        return ""
+    return path.partition(f"/{encode_name(source)}/{encode_name(stream)}/{FILES_FOLDER}/")[2]
+
+
 def beamtime_journal(tier_root: str | Path, beamtime: str, *, receiver: str, epoch: int, number: int) -> Path:
     """Return the path of a journal for records that concern the whole beamtime."""
     check_name("beamtime", beamtime)
@@ -131,6 +166,11 @@ def is_journal(path: Path) -> bool:
 
 def find_journals(folder: str | Path) -> Iterator[Path]:
     """Yield every journal in a tier, beamtime, source or stream folder and below, in the order of their paths."""
-    for path in sorted(Path(folder).rglob(f"*{JOURNAL_SUFFIX}")):
-        if is_journal(path):
-            yield path
+    found: list[Path] = []
+    for place, folders, names in os.walk(folder):
+        here = [path for name in names if name.endswith(JOURNAL_SUFFIX) and is_journal(path := Path(place, name))]
+        found += here
+        # Files of messages may be many, and no journal is among them.
+        if FILES_FOLDER in folders and any(not path.name.startswith(BEAMTIME_PREFIX) for path in here):
+            folders.remove(FILES_FOLDER)
+    yield from sorted(found)

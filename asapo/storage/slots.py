@@ -75,10 +75,12 @@ class PutRecord(NamedTuple):
     """Time of arrival, ns since the Unix epoch."""
     skip: Sequence[int] = ()
     """Positions (from 0) of the unit's messages that were refused; they do not count as stored."""
+    in_file: bool = False
+    """The payload is a file of its own, at the path that the header names."""
 
     def fields(self, slot: Slot) -> dict[str, Any]:
         """Return the fields of the PUT record of the unit in this slot; an empty one is a unit without payload."""
-        where = Where.SEGMENT if slot.size else Where.NONE
+        where = Where.FILE if self.in_file else Where.SEGMENT if slot.size else Where.NONE
         fields: dict[str, Any] = {"at": where, "offset": slot.offset, "t": self.ingest_ns, "put": self.header}
         return {**fields, "skip": list(self.skip)} if self.skip else fields
 

@@ -18,6 +18,7 @@ from asapo.models import StreamRef
 from asapo.storage.files import Buffer, FileOps, default_files
 from asapo.storage.journal import JournalWriter, Kind
 from asapo.storage.layout import beamtime_journal, encode_name, journal_path, segment_name, stream_dir
+from asapo.storage.message_files import write_message_file
 from asapo.storage.segments import MIB, Housekeeper, SegmentWriter, alignment
 from asapo.storage.slots import OpenSegment, PutRecord, SegmentHandle, Slot, with_padding
 from asapo.storage.tier import Tier
@@ -128,6 +129,21 @@ class StreamStore:
         Each payload is as long as its slot. Raises as `write`; all slots are given up then.
         """
         self._write(slots, with_padding(slots, payloads), slots[-1].end - slots[0].offset)
+
+    def write_file(self, slot: Slot, client_path: str, payload: Buffer, checksum: int) -> str:
+        """Write the payload of an empty slot as a file of its own and return its path; see `write_message_file`.
+
+        Raises
+        ------
+        DuplicateFile, UnsafePath, DiskFull, StorageError
+            If the file is not there then; the slot is given back.
+        """
+        self._owner([slot])
+        try:
+            return write_message_file(self._files, self.tier.root, slot.segment.path, client_path, payload, checksum)
+        except AsapoError:
+            self.abort(slot)
+            raise
 
     def _write(self, slots: Sequence[Slot], buffers: Sequence[Buffer], reserved: int) -> None:
         opened = self._owner(slots)
@@ -271,7 +287,8 @@ class StreamStore:
             self._retire(idle)
         self._number += 1
         folder = stream_dir(self.tier.root, ref)
-        self._files.mkdirs(folder)
+        with self._files.folder_below(self.tier.root, folder.relative_to(self.tier.root).parts):
+            pass  # made, and no link leads elsewhere
         path = str(folder / segment_name(self.receiver_id, self.epoch, self._number))
         handle = SegmentHandle(ref, path, self._number)
         if self._on_opening is not None:
@@ -306,7 +323,8 @@ class StreamStore:
         while len(self._beamtimes) >= self._open_limit:
             self._quietly(self._beamtimes.pop(next(iter(self._beamtimes))).close)
         self._number += 1
-        self._files.mkdirs(self.tier.root / encode_name(beamtime))
+        with self._files.folder_below(self.tier.root, [encode_name(beamtime)]):
+            pass
         path = beamtime_journal(
             self.tier.root, beamtime, receiver=self.receiver_id, epoch=self.epoch, number=self._number
         )

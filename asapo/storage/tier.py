@@ -62,6 +62,14 @@ def read_tier_uuid(root: str | Path) -> str:
         return ""
 
 
+def tier_above(path: str | Path) -> tuple[Path | None, str]:
+    """Return root and uuid of the tier that a file lies on, however deep; (None, "") when it lies on none."""
+    for folder in Path(path).parents:
+        if found := read_tier_uuid(folder):
+            return folder, found
+    return None, ""
+
+
 def _write_uuid(root: Path, files: FileOps) -> None:
     """Write a new uuid; of several processes that start at once, one wins and the others read its uuid."""
     draft = root / f"{TIER_FILE}.{uuid.uuid4().hex}"

@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
-from asapo.errors import (
-    AsapoError,
-    IndexUnavailable,
-    StreamBusy,
-    UnknownStream,
-    WrongInput,
-)
+from asapo.errors import AsapoError, DuplicateFile, IndexUnavailable, StreamBusy, UnknownStream, WrongInput
 from asapo.index.interface import (
     MAX_DECLARED_KEYS,
     QUERY_ROW_LIMIT,
@@ -23,6 +18,7 @@ from asapo.index.interface import (
     Explanation,
     OpenedStream,
     OpenSegment,
+    OwnFile,
     RowTuple,
     StreamHead,
     UnitOutcome,
@@ -32,7 +28,8 @@ from asapo.index.interface import (
 )
 from asapo.models import MAX_ID, Format, Row, SegmentInfo, StreamInfo, StreamRef, check_name
 from asapo.query import Query, Record, declared_expression, select
-from asapo.testing.memory_stream import MemorySession, MemoryStream
+from asapo.storage.layout import client_path_of
+from asapo.testing.memory_stream import MemorySession, MemoryStream, row_of
 
 
 class MemoryIndex:
@@ -92,10 +89,30 @@ class MemoryIndex:
             return [self._commit_unit(unit) for unit in units]
 
     def _commit_unit(self, unit: UnitRecord) -> UnitOutcome:
+        return self._commit_file(unit, unit.file) if unit.file is not None and unit.ids else self._commit_messages(unit)
+
+    def _commit_file(self, unit: UnitRecord, file: OwnFile) -> UnitOutcome:
+        stream, place, known = self._stream(unit.ref), (unit.ids[0], unit.substream), file.path in self._segments
+        if known and ((at := stream.by_id.get(place)) is None or stream.rows[at].segment <= 0):
+            path = client_path_of(file.path, unit.ref.source, unit.ref.stream)
+            error = DuplicateFile(f"another message has the file {path!r}", path=path, message_id=unit.ids[0])
+            return UnitOutcome(0, len(stream.rows), ((0, error),))
+        number = self.register_segment(file.path, file.receiver_id, file.epoch, file.tier_uuid, file.boot_id, unit.ref)
+        self.close_segment(number)
+        outcome = self._commit_messages(replace(unit, segment=number, file=None))
+        at = stream.by_id.get(place)
+        if at is not None and stream.rows[at].segment == number:
+            spare = () if stream.rows[at].t_ingest_ns == unit.t_ingest_ns else (0,)
+            return outcome._replace(segment=number, superseded=spare)
+        if not known:
+            del self._segments[file.path], self._segment_infos[-1]
+        return outcome
+
+    def _commit_messages(self, unit: UnitRecord) -> UnitOutcome:
         stream = self._stream(unit.ref)
         if unit.format not in self._formats:
             self._formats.append(unit.format)
-        first, head = len(stream.rows) + 1, len(stream.rows)
+        first = len(stream.rows) + 1
         errors: list[tuple[int, AsapoError]] = []
         superseded: list[int] = []
         for index in range(len(unit.ids)):
@@ -105,33 +122,14 @@ class MemoryIndex:
                 errors.append((index, error))
             if spare:
                 superseded.append(index)
-        if (session := unit.session) is not None:
-            place = (unit.substream, session.session_id)
-            mark = stream.sessions.setdefault(place, MemorySession(0, 0.0, ""))
-            mark.closed_below = max(mark.closed_below, session.closed_below)
-            mark.seen_s, mark.receiver_id = self._clock_s(), session.receiver_id
-        head = len(stream.rows)
-        format_no = self._formats.index(unit.format) + 1
+        stream.mark(unit, self._clock_s())
+        head, format_no = len(stream.rows), self._formats.index(unit.format) + 1
         return UnitOutcome(first if head >= first else 0, head, tuple(errors), tuple(superseded), format_no)
 
     def _row(self, unit: UnitRecord, index: int, seq: int) -> Row:
         origin = None if unit.origins is None else unit.origins[index]
-        return Row(
-            id=unit.ids[index],
-            seq=seq,
-            substream=unit.substream,
-            dataset_size=unit.dataset_size,
-            segment=unit.segment,
-            offset=unit.offsets[index],
-            size=unit.sizes[index],
-            checksum=unit.checksums[index],
-            format=self._formats.index(unit.format) + 1,
-            meta=unit.metas[index],
-            t_acq_ns=unit.t_acq_ns[index],
-            t_ingest_ns=unit.t_ingest_ns,
-            origin=0 if origin is None else self._number(StreamRef(self.beamtime, origin.source, origin.stream)),
-            origin_id=0 if origin is None else origin.message_id,
-        )
+        number = 0 if origin is None else self._number(StreamRef(self.beamtime, origin.source, origin.stream))
+        return row_of(unit, index, seq, format_no=self._formats.index(unit.format) + 1, origin_no=number)
 
     def register_segment(
         self, path: str, receiver_id: str, epoch: int, tier_uuid: str, boot_id: str, ref: StreamRef
@@ -231,6 +229,11 @@ class MemoryIndex:
         if len(wanted) > MAX_DECLARED_KEYS:
             raise WrongInput(f"{len(wanted)} declared keys: expected at most {MAX_DECLARED_KEYS}")
         self._keys = list(wanted)
+
+    def sort_finished(self, ref: StreamRef, stopped: Callable[[], bool] = lambda: False) -> bool:
+        """Do nothing: every query looks at everything here."""
+        self._known(ref)
+        return False
 
     # -- reading ----------------------------------------------------------------------------------------------------
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from asapo.errors import AsapoError, DuplicateId, StreamFinished, WrongInput
-from asapo.index.interface import check_object_text
+from asapo.index.interface import UnitRecord, check_object_text
 from asapo.models import Row, StreamRef, check_id
 
 
@@ -40,6 +40,13 @@ class MemoryStream:
         """Highest id, 0 when there is none."""
         return max((row.id for row in self.rows), default=0)
 
+    def mark(self, unit: UnitRecord, now_s: float) -> None:
+        """Note what the producer session of a unit said of itself."""
+        if (session := unit.session) is not None:
+            mark = self.sessions.setdefault((unit.substream, session.session_id), MemorySession(0, 0.0, ""))
+            mark.closed_below = max(mark.closed_below, session.closed_below)
+            mark.seen_s, mark.receiver_id = now_s, session.receiver_id
+
     def add(self, row: Row) -> tuple[AsapoError | None, bool]:
         """Return the error that refuses the row, and whether its bytes are spare."""
         if self.finished and row.id > self.last_id:
@@ -62,6 +69,27 @@ class MemoryStream:
         if (found.segment, found.offset) == (row.segment, row.offset):
             return None, False
         if found.segment <= 0:
-            self.rows[place] = found._replace(segment=row.segment, offset=row.offset)
+            self.rows[place] = found._replace(segment=row.segment, offset=row.offset, t_ingest_ns=row.t_ingest_ns)
             return None, False
         return None, True
+
+
+def row_of(unit: UnitRecord, index: int, seq: int, *, format_no: int, origin_no: int) -> Row:
+    """Return the row of one message of a unit."""
+    origin = None if unit.origins is None else unit.origins[index]
+    return Row(
+        id=unit.ids[index],
+        seq=seq,
+        substream=unit.substream,
+        dataset_size=unit.dataset_size,
+        segment=unit.segment,
+        offset=unit.offsets[index],
+        size=unit.sizes[index],
+        checksum=unit.checksums[index],
+        format=format_no,
+        meta=unit.metas[index],
+        t_acq_ns=unit.t_acq_ns[index],
+        t_ingest_ns=unit.t_ingest_ns,
+        origin=origin_no,
+        origin_id=0 if origin is None else origin.message_id,
+    )

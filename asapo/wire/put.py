@@ -11,6 +11,7 @@ from math import prod
 from operator import itemgetter, lt
 from typing import Any, Final
 
+from asapo.client_path import check_client_path
 from asapo.errors import WrongInput
 from asapo.models import MAX_ID, PLAIN, Format, Origin, check_name, format_of
 from asapo.wire.limits import ALIGN, MAX_META_BYTES, MAX_UNIT_BYTES, MAX_UNIT_MESSAGES
@@ -92,6 +93,8 @@ class Put:
     dataset_size: int = 0
     level: str = "written"
     origins: Sequence[Origin | None] = ()
+    path: str = ""
+    """Where the payload of a unit of one message is to lie as a file of its own, below the stream's folder."""
 
     def __post_init__(self) -> None:
         check_name("stream", self.stream)
@@ -111,11 +114,21 @@ class Put:
             )
         if self.substream > self.dataset_size or (self.dataset_size and not self.substream):
             raise WrongInput(f"substream {self.substream} of {self.dataset_size}: expected 1 to dataset_size")
+        if self.path:
+            self._check_path()
         self._check_ids()
         self._check_sizes()
         longest = max(map(len, self.metas))
         if longest > MAX_META_BYTES:
             raise WrongInput(f"metadata of {longest} characters: expected at most {MAX_META_BYTES} bytes")
+
+    def _check_path(self) -> None:
+        check_client_path(self.path)
+        if len(self.ids) != 1 or self.level == "memory":
+            raise WrongInput(
+                f"path {self.path!r:.100} for a unit of {len(self.ids)} messages, level {self.level}: expected one "
+                "message of a level that is written"
+            )
 
     def _check_ids(self) -> None:
         ids = self.ids
@@ -144,14 +157,14 @@ def put_to_map(put: Put) -> dict[str, Any]:
     return put_map(
         unit=put.unit, stream=put.stream, ids=put.ids, sizes=put.sizes, checksums=put.checksums, metas=put.metas,
         acquired_ns=put.acquired_ns, closed_below=put.closed_below, form=put.format, substream=put.substream,
-        dataset_size=put.dataset_size, level=put.level, origins=put.origins,
+        dataset_size=put.dataset_size, level=put.level, origins=put.origins, path=put.path,
     )  # fmt: skip
 
 
 def put_map(
     *, unit: int, stream: str, ids: Sequence[int], sizes: Sequence[int], checksums: bytes, metas: Sequence[str],
     acquired_ns: bytes, closed_below: int, form: Format, substream: int, dataset_size: int, level: str,
-    origins: Sequence[Origin | None],
+    origins: Sequence[Origin | None], path: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Return the header map of a Put with these columns; keys are short because every unit carries them.
 
@@ -178,6 +191,8 @@ def put_map(
         header["l"] = level
     if origins and any(origins):
         header["o"] = [origin and [origin.source, origin.stream, origin.message_id] for origin in origins]
+    if path:
+        header["p"] = path
     return header
 
 
@@ -210,6 +225,7 @@ def put_from_map(header: dict[str, Any]) -> Put:
         dataset_size=header.get("d", 0),
         level=header.get("l", "written"),
         origins=tuple(origin and Origin(*origin) for origin in header.get("o", ())),
+        path=header.get("p", ""),
     )
 
 

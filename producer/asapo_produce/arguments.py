@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from asapo import hostinfo
+from asapo.client_path import check_client_path
 from asapo.errors import WrongInput
 from asapo.models import MAX_ID, Origin, check_id, check_name
 from asapo.wire.events import Hello
@@ -43,6 +44,13 @@ def greeting(beamtime: str, source: str, name: str, token: str) -> Hello:
         boot_id=hostinfo.boot_id(),
         token=token,
     )
+
+
+def path_of(path: object, level: str) -> str:
+    """Return the path that a message is to have as a file of its own."""
+    if level == "memory":
+        raise WrongInput(f"path {path!r:.100} for a message of level memory: expected a producer of level written")
+    return check_client_path(path)
 
 
 def check_part(substream: Any, dataset_size: Any) -> None:

@@ -8,7 +8,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable, Sequence
-from types import TracebackType
+from pathlib import PurePath
 from typing import Any, Self
 
 from xxhash import xxh3_64_intdigest
@@ -23,6 +23,7 @@ from asapo_produce.arguments import (
     level_of,
     one_each,
     origin_of,
+    path_of,
     time_of,
     times_of,
     transport_of,
@@ -123,6 +124,7 @@ class Producer:
         id: int | None = None,
         stream: str = "default",
         meta: Meta = None,
+        path: str | PurePath | None = None,
         substream: int = 0,
         dataset_size: int = 0,
         codec: str = "raw",
@@ -146,6 +148,8 @@ class Producer:
             Stream within the data source.
         meta : dict or JSON text, optional
             Metadata of the message, at most 1 MiB as JSON.
+        path : str, optional
+            Store the payload as a file of its own, below the stream's folder; DuplicateFile when the path is taken.
         substream, dataset_size : int
             Which part, from 1, of a dataset of how many; 0 for a message that is no part.
         codec, shape, dtype
@@ -186,6 +190,7 @@ class Producer:
             time.time_ns() if acquired_ns is None else time_of(acquired_ns),
             None if origin is None else origin_of(origin),
             handle,
+            "" if path is None else path_of(path, self._level),
         )
         queue.put(book, (item,), explicit=id is not None, timeout_s=self._queue_timeout_s)
         self._engine.ring()
@@ -382,9 +387,7 @@ class Producer:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if kind is None:
             self.close()
         else:
@@ -393,6 +396,5 @@ class Producer:
 
     def __repr__(self) -> str:
         state = "closed" if self._closed else f"{self._engine.links} receivers"
-        return (
-            f"<Producer {self.beamtime}/{self.source}, {state}, {self._queue.acked} of {self._queue.sent} acknowledged>"
-        )
+        counts = f"{self._queue.acked} of {self._queue.sent} acknowledged"
+        return f"<Producer {self.beamtime}/{self.source}, {state}, {counts}>"

@@ -49,13 +49,13 @@ class Single:
 
     __slots__ = (
         "acquired_ns", "book", "checksum", "cost", "first", "generation", "handle", "lane", "meta", "nbytes", "origin",
-        "settled", "view",
+        "path", "settled", "view",
     )  # fmt: skip
     n: Final = 1
 
     def __init__(
         self, book: StreamBook, lane: Lane, first: int, view: memoryview, checksum: int, meta: str, acquired_ns: int,
-        origin: Origin | None, handle: SendHandle,
+        origin: Origin | None, handle: SendHandle, path: str = "",
     ) -> None:  # fmt: skip
         self.book = book
         self.lane = lane
@@ -67,6 +67,8 @@ class Single:
         self.meta = meta
         self.acquired_ns = acquired_ns
         self.origin = origin
+        self.path = path
+        """Where it is to lie as a file of its own."""
         self.handle = handle
         self.cost = self.nbytes + len(meta) + OVERHEAD_BYTES
         self.settled = False
@@ -133,6 +135,7 @@ class Unit:
     nbytes: int
     n: int
     """Messages in it."""
+    path: str = ""
     closed_below: int = 0
     """Watermark of the stream when it was taken for transmission."""
     trackers: list[Any] = field(default_factory=list)
@@ -163,6 +166,7 @@ class Unit:
             unit=number, stream=lane.stream, ids=self.ids, sizes=self.sizes, checksums=self.checksums,
             metas=self.metas, acquired_ns=self.acquired, closed_below=self.closed_below, form=lane.format,
             substream=lane.substream, dataset_size=lane.dataset_size, level=lane.level, origins=self.origins,
+            path=self.path,
         ))  # fmt: skip
 
     def errors_of_items(self, errors: Sequence[tuple[int, AsapoError]]) -> list[dict[int, AsapoError]]:
@@ -178,6 +182,8 @@ def fits(items: Sequence[Item], item: Item, nbytes: int, meta_chars: int) -> boo
     """Whether `item` may join the singles of one unit that is `nbytes` long so far."""
     return (
         type(item) is Single
+        and not item.path
+        and not items[0].path  # type: ignore[union-attr]
         and item.nbytes < PACK_BELOW_BYTES
         and aligned(nbytes) + item.nbytes <= PACK_UNIT_BYTES
         and len(items) < PACK_MESSAGES
@@ -200,7 +206,7 @@ def unit_of(items: Sequence[Item]) -> Unit:
         return Unit(
             items, head.lane, range(head.first, head.first + 1), (head.nbytes,), pack_column((head.checksum,)),
             [head.meta], pack_column((head.acquired_ns,), signed=True), (head.origin,) if head.origin else (),
-            head.view, head.nbytes, 1,
+            head.view, head.nbytes, 1, head.path,
         )  # fmt: skip
     ids = [item.first for item in singles]
     origins = [item.origin for item in singles]

@@ -24,6 +24,9 @@ from asapo.errors import (
 from asapo.index import IndexDirectory
 from asapo.metrics import Counters
 from asapo.models import Row, StreamRef
+from asapo.storage.files import default_files
+from asapo.storage.layout import is_segment
+from asapo.storage.message_files import open_message_file
 from asapo.transport import Message, Server, Waiter, Wakeup
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import Beat, Bye, Failed, Fetch, Goodbye, Hello, Piece, Welcome
@@ -34,6 +37,8 @@ log = logging.getLogger(__name__)
 
 MAX_OPEN_FILES: Final = 64
 MAX_READERS: Final = 4096
+MAX_PATHS: Final = 65536
+"""Files whose place is remembered; all are forgotten at once when there are more."""
 
 
 class DataServer:
@@ -176,13 +181,18 @@ class DataServer:
             path = self._directory.open(beamtime).segments([segment])[segment].path
             if not Path(path).resolve().is_relative_to(self._root.resolve()):
                 raise AccessError(f"segment {segment} does not lie on the tier of receiver {self._receiver_id}")
+            if len(self._paths) >= MAX_PATHS:
+                self._paths.clear()
             self._paths[beamtime, segment] = path
         return path
 
     def _file(self, path: str) -> int:
         file = self._files.pop(path, None)
         if file is None:
-            file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            if is_segment(path):
+                file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+            else:
+                file = open_message_file(default_files(), self._root, path)
         self._files[path] = file
         if len(self._files) > MAX_OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])

@@ -13,7 +13,7 @@ from typing import Final
 from asapo.errors import AsapoError, IndexUnavailable, StorageError
 from asapo.failpoints import failpoint
 from asapo.index import IndexDirectory
-from asapo.index.interface import MetadataIndex, UnitOutcome
+from asapo.index.interface import MetadataIndex, OwnFile, UnitOutcome
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.store import SegmentHandle
@@ -51,6 +51,7 @@ class Indexer:
         epoch: int,
         *,
         register: Callable[[MetadataIndex, str, StreamRef], int],
+        own_file: Callable[[str], OwnFile],
         finished: Callable[[list[Unit] | list[Request]], None],
         note: Callable[[Note | Closing], None],
         announce: Callable[..., None],
@@ -63,6 +64,7 @@ class Indexer:
         self._directory = directory
         self._receiver_id = receiver_id
         self._register = register
+        self._own_file = own_file
         self._finished = finished
         self._note = note
         self._announce = announce
@@ -211,7 +213,8 @@ class Indexer:
         segment = unit.slot.segment
         if segment.index_no is None:
             segment.index_no = self._register(index, segment.path, segment.ref)
-        return record_of(unit, segment.index_no, self._receiver_id)
+        file = self._own_file(unit.file) if unit.file else None
+        return record_of(unit, segment.index_no, self._receiver_id, file)
 
     def _memory_segment(self, index: MetadataIndex, unit: Unit) -> int:
         """Return the number under which this life's memory is known: readers must find the one that has the bytes."""
@@ -237,6 +240,9 @@ class Indexer:
         if unit.slot is None:
             if (number := self._memory_segments.get(unit.ref.beamtime)) is not None:
                 self._memory.add((unit.ref.beamtime, -number), unit.memory_offset, unit.payload)
+        elif unit.file:
+            if outcome.segment:
+                self._recent.add((unit.ref.beamtime, outcome.segment), 0, unit.payload)
         elif unit.slot.segment.index_no is not None:
             self._recent.add((unit.ref.beamtime, unit.slot.segment.index_no), unit.slot.offset, unit.payload)
         unit.payload = None

@@ -10,9 +10,9 @@ from typing import Final
 from asapo.errors import AsapoError
 from asapo.failpoints import failpoint
 from asapo.index.interface import MetadataIndex, UnitRecord
-from asapo.index.records import record_from_put
+from asapo.index.records import own_file, record_from_put
 from asapo.models import StreamRef
-from asapo.storage.journal import Damage, JournalRecord, Kind, read_journal
+from asapo.storage.journal import Damage, JournalRecord, Kind, Where, read_journal
 from asapo.storage.layout import JOURNAL_SUFFIX
 from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.wire.codec import decode_put
@@ -52,7 +52,7 @@ def replay_segment(
     count = 0
     for start in range(first, len(puts), BATCH_UNITS):
         batch = [_left(record, gone, name) for record in puts[start : start + BATCH_UNITS]]
-        units = [_unit(ref, segment_no, *each) for each in batch]
+        units = [_unit(ref, segment_no, *each, segment_path=segment_path) for each in batch]
         failpoint("replay.before-commit")
         for (record, put, skip), outcome in zip(batch, index.commit(units), strict=True):
             count += outcome.head_seq - outcome.first_seq + 1 if outcome.first_seq else 0
@@ -80,7 +80,7 @@ def _first_missing(
     low, high = 0, len(puts)
     while low < high:
         middle = (low + high) // 2
-        unit = _unit(ref, segment_no, *_left(puts[middle], Withdrawn(), ""))
+        unit = _unit(ref, segment_no, *_left(puts[middle], Withdrawn(), ""), segment_path="")
         if not unit.ids or index.row(stream_no, unit.ids[-1], unit.substream) is not None:
             low = middle + 1
         else:
@@ -100,10 +100,14 @@ def _with_doubtful(puts: Sequence[JournalRecord], first: int) -> int:
     return first
 
 
-def _unit(ref: StreamRef, segment_no: int, record: JournalRecord, put: Put, skip: set[int]) -> UnitRecord:
+def _unit(
+    ref: StreamRef, segment_no: int, record: JournalRecord, put: Put, skip: set[int], *, segment_path: str
+) -> UnitRecord:
     fields = record.fields
+    in_file = fields["at"] == Where.FILE and segment_path
     return record_from_put(
-        ref, put, base=fields["offset"], segment=segment_no, skip=sorted(skip), received_ns=fields["t"]
+        ref, put, base=fields["offset"], segment=segment_no, skip=sorted(skip), received_ns=fields["t"],
+        file=own_file(segment_path, put.path) if in_file else None,
     )  # fmt: skip
 
 

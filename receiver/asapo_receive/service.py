@@ -5,16 +5,19 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final
 
 from asapo.hostinfo import boot_id
 from asapo.index import IndexDirectory
-from asapo.index.interface import MetadataIndex
+from asapo.index.directory import FILE_NAME
+from asapo.index.interface import MetadataIndex, OwnFile
 from asapo.metrics import Counters
 from asapo.models import StreamRef
-from asapo.storage.layout import journal_path, parse_segment_name, tier_root_of
+from asapo.storage.layout import find_journals, journal_path, parse_segment_name, tier_root_of
+from asapo.storage.message_files import remove_draft
+from asapo.storage.recorded import head_of
 from asapo.storage.store import StreamStore
 from asapo.storage.tier import Tier, read_tier_uuid
 from asapo.transport import listen
@@ -99,6 +102,7 @@ class Receiver:
             settings.receiver_id,
             self._epoch.number,
             register=self._register_segment,
+            own_file=lambda path: OwnFile(path, settings.receiver_id, self._epoch.number, self._tier.uuid, boot_id()),
             finished=self._finished,
             note=lambda item: self._writer.submit([item]),
             more_coming=lambda: self._writer.is_behind(),
@@ -117,7 +121,13 @@ class Receiver:
     def _replay(self) -> list[Note | Closing]:
         started_s = time.monotonic()
         todo: list[Note | Closing] = []
-        for beamtime, segments in self._lifebook.left_behind().items():
+        left = self._lifebook.left_behind()
+        self._look_for_lost_indexes(path for segments in left.values() for path in segments)
+        for beamtime, segments in left.items():
+            for path in segments:
+                remove_draft(path)
+            if beamtime in self._directory.lost:
+                continue  # all of it is for asapo reindex
             index = self._directory.open(beamtime)
             for path in segments.keys() - index.known_segments(list(segments)):
                 if Path(journal_path(path)).exists():  # otherwise it never came to be made
@@ -129,6 +139,18 @@ class Receiver:
         self._lifebook.forget()
         self.counters.set("asapo_receiver_replay_seconds", time.monotonic() - started_s)
         return todo
+
+    def _look_for_lost_indexes(self, left: Iterable[str]) -> None:
+        """Take note of beamtimes without an index that have journals beside those that our own lives left behind."""
+        mine = set(map(journal_path, left))
+        for folder in self._tier.root.iterdir():
+            if not folder.is_dir() or (self.settings.state_dir / folder.name / FILE_NAME).exists():
+                continue
+            older = (path for path in find_journals(folder) if path.parent != folder and str(path) not in mine)
+            heads = (head_of(path) for path in older)
+            if beamtime := next((str(head["beamtime"]) for head in heads if head), ""):
+                self._directory.lost.add(beamtime)
+                log.error("beamtime %s has data and no index: stop the services and run asapo reindex", beamtime)
 
     def _register_segment(self, index: MetadataIndex, path: str, ref: StreamRef) -> int:
         epoch, tier = self._epoch.number, self._tier.uuid

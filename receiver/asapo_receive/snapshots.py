@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import queue
+import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +38,7 @@ class Snapshots:
         self._inbox: queue.SimpleQueue[StreamRef | None] = queue.SimpleQueue()
         self._waiting: dict[StreamRef, float] = {}
         """Stream to when it is given up."""
+        self._stopping = threading.Event()
 
     def note(self, served: Sequence[Any]) -> None:
         """Take note of requests that were served; those that finished a stream are of interest. Never blocks."""
@@ -48,6 +50,7 @@ class Snapshots:
 
     def stop(self) -> None:
         """End `run` after one more try at what waits."""
+        self._stopping.set()
         self._inbox.put(None)
 
     def run(self) -> None:
@@ -63,10 +66,19 @@ class Snapshots:
                 return
             self._waiting[ref] = time.monotonic() + GIVE_UP_S
             self._try(ref)
+            self._sort(ref)
 
     def _try_waiting(self) -> None:
         for ref in list(self._waiting):
             self._try(ref)
+
+    def _sort(self, ref: StreamRef) -> None:
+        """Prepare the finished stream for queries; whoever asks before just waits a little longer for the answer."""
+        try:
+            if self._directory.open(ref.beamtime).sort_finished(ref, self._stopping.is_set):
+                log.info("declared keys of %s are sorted", ref)
+        except AsapoError as exc:
+            log.warning("declared keys of %s are not sorted: %s", ref, exc)
 
     def _try(self, ref: StreamRef) -> None:
         folder = stream_dir(self._root, ref)

@@ -11,7 +11,7 @@ from typing import Any, Final, NoReturn
 import xxhash
 
 from asapo.errors import AsapoError, PayloadChanged, WrongInput, to_wire
-from asapo.index.interface import UnitOutcome, UnitRecord
+from asapo.index.interface import OwnFile, UnitOutcome, UnitRecord
 from asapo.index.records import record_from_put
 from asapo.models import StreamRef
 from asapo.storage.journal import Kind
@@ -52,6 +52,8 @@ class Unit:
     wire_units: int = 1
     """Units it was gathered from, of one message each: message i came as unit `put.unit` + i."""
     slot: Slot | None = None
+    file: str = ""
+    """Path of the file that is this message's own."""
     memory_offset: int = 0
     """Place in the memory cache, for level `memory`."""
     errors: list[tuple[int, AsapoError]] = field(default_factory=list)
@@ -221,16 +223,16 @@ def announcements(units: Sequence[Unit], records: Sequence[UnitRecord], outcomes
     told = []
     for unit, record, out in zip(units, records, outcomes, strict=True):
         whole = out.first_seq and out.head_seq - out.first_seq + 1 == len(unit.put.ids)
-        if whole and not unit.put.origins:  # origins go by numbers of the index
+        if whole and not (unit.put.origins or unit.file):  # origins and files go by numbers of the index
             at = [out.first_seq, record.segment, record.offsets[0], out.format_no, unit.received_ns]
             told.append([unit.ref.source, unit.ref.stream, *at, unit.header])
     return told
 
 
-def record_of(unit: Unit, segment: int, receiver_id: str) -> UnitRecord:
+def record_of(unit: Unit, segment: int, receiver_id: str, file: OwnFile | None = None) -> UnitRecord:
     """Return the index's record of the messages of a unit that were stored."""
     return record_from_put(
         unit.ref, unit.put, segment=segment, base=unit.slot.offset if unit.slot else unit.memory_offset,
-        skip=unit.bad(),
+        skip=unit.bad(), file=file,
         received_ns=unit.received_ns, session=unit.session, receiver_id=receiver_id,
     )  # fmt: skip

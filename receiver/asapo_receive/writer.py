@@ -18,6 +18,7 @@ from asapo.storage.journal import Kind
 from asapo.storage.slots import PutRecord, SegmentHandle, Slot
 from asapo.storage.store import StreamStore
 from asapo.wire.events import FinishStream, SetMeta
+from asapo.wire.put import unpack_column
 from asapo_receive.units import Closing, Note, Request, Unit, meta_error, verify
 
 log = logging.getLogger(__name__)
@@ -123,7 +124,13 @@ class Writer:
         runs: dict[int, list[Unit]] = {}
         for unit in units:
             slot = self._prepared(unit)
-            if slot is not None:
+            if slot is None:
+                continue
+            if unit.put.path:
+                # The journal is in the order of arrival: what came before goes first.
+                self._write(runs.pop(slot.segment.number, []))
+                self._write_file(unit, slot)
+            else:
                 runs.setdefault(slot.segment.number, []).append(unit)
         for run in runs.values():
             self._write(run)
@@ -133,13 +140,26 @@ class Writer:
         try:
             verify(unit)
             if unit.alive and unit.put.level != MEMORY:
-                unit.slot = self._store.reserve(unit.ref, unit.nbytes)
+                unit.slot = self._store.reserve(unit.ref, 0 if unit.put.path else unit.nbytes)
         except Exception as exc:
             self._refuse([unit], exc)
         return unit.slot
 
+    def _write_file(self, unit: Unit, slot: Slot) -> None:
+        """Store a message as a file of its own."""
+        put = unit.put
+        try:
+            (checksum,) = unpack_column(put.checksums)
+            unit.file = self._store.write_file(slot, put.path, unit.payload, checksum)
+            self._store.journal_run([slot], [PutRecord(unit.header, unit.received_ns, in_file=True)])
+        except Exception as exc:
+            self._store.abort(slot)
+            self._refuse([unit], exc)
+
     def _write(self, units: list[Unit]) -> None:
         slots = [unit.slot for unit in units if unit.slot is not None]
+        if not slots:
+            return
         try:
             self._store.write_run(slots, [unit.payload for unit in units])
             self._store.journal_run(slots, [PutRecord(unit.header, unit.received_ns, unit.bad()) for unit in units])

@@ -6,14 +6,23 @@ import itertools
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from asapo.errors import DuplicateId, IndexUnavailable, StreamBusy, StreamFinished, UnknownStream, WrongInput
-from asapo.index.interface import MetadataIndex, SessionMark, StreamHead, UnitRecord
+from asapo.errors import (
+    DuplicateFile,
+    DuplicateId,
+    IndexUnavailable,
+    StreamBusy,
+    StreamFinished,
+    UnknownStream,
+    WrongInput,
+)
+from asapo.index.interface import MetadataIndex, OwnFile, SessionMark, StreamHead, UnitRecord
 from asapo.models import MAX_ID, PLAIN, Format, Origin, Row, SegmentInfo, StreamRef
 from asapo.query import (
     And,
@@ -73,6 +82,12 @@ def unit(ids: Sequence[int], to: StreamRef | None = None, **changes: Any) -> Uni
         "segment": 1,
     }
     return UnitRecord(**(values | changes))
+
+
+def in_file(message_id: int, path: str) -> UnitRecord:
+    """Return a unit of one message with a file of its own."""
+    file = OwnFile(f"/t/bt/det/run1/files/{path}", "r1", 1, "u", "b")
+    return unit([message_id], segment=0, offsets=[0], file=file)
 
 
 def number(index: MetadataIndex, to: StreamRef | None = None) -> int:
@@ -135,6 +150,58 @@ class IndexContract:
         (outcome,) = index.commit([unit([1, 2, 3], segment=2)])
         assert outcome[:4] == (3, 3, (), (0, 1))
         assert [row[4] for row in index.rows_after_seq(number(index), 0, 10)] == [1, 1, 2]
+
+    # -- files of single messages
+
+    def test_a_file_is_registered_with_its_message_and_closed(self, index: MetadataIndex) -> None:
+        (outcome,) = index.commit([in_file(1, "a.cbf")])
+        assert outcome.first_seq == outcome.head_seq == 1
+        assert outcome.segment > 0
+        row = Row._make(index.rows_after_seq(number(index), 0, 10)[0])
+        assert (row.segment, row.offset, row.size) == (outcome.segment, 0, 50)
+        assert index.segments([row.segment]) == {row.segment: SegmentInfo("/t/bt/det/run1/files/a.cbf", "r1", "b", "u")}
+        assert index.open_segments("r1") == []
+
+    def test_the_same_message_with_the_same_file_is_no_news(self, index: MetadataIndex) -> None:
+        (first,) = index.commit([in_file(1, "a.cbf")])
+        (again,) = index.commit([in_file(1, "a.cbf")])  # a journal replayed
+        assert again[:4] == (0, 1, (), ())
+        (later,) = index.commit([replace(in_file(1, "a.cbf"), t_ingest_ns=78)])  # sent again: that record is spare
+        assert later[:4] == (0, 1, (), (0,))
+        assert first.segment == again.segment == later.segment
+
+    def test_a_file_belongs_to_one_message(self, index: MetadataIndex) -> None:
+        outcomes = index.commit([in_file(1, "a.cbf"), in_file(2, "a.cbf"), in_file(3, "b.cbf"), unit([4])])
+        assert [outcome.head_seq for outcome in outcomes] == [1, 1, 2, 3]
+        ((at, error),) = outcomes[1].errors
+        assert (at, type(error)) == (0, DuplicateFile)
+        assert (error.path, error.message_id, outcomes[1].segment) == ("a.cbf", 2, 0)
+        assert ids_of(index.rows_after_seq(number(index), 0, 10)) == [1, 3, 4]
+
+    @pytest.mark.parametrize(
+        ("before", "refused"),
+        [
+            ({"segment": 5}, ()),  # there already, elsewhere: this file is spare
+            ({"metas": ['{"other": 1}'], "segment": 5}, (DuplicateId,)),
+        ],
+    )
+    def test_the_file_of_a_message_that_is_not_taken_stays_free(
+        self, index: MetadataIndex, before: dict[str, Any], refused: tuple[type[Exception], ...]
+    ) -> None:
+        index.commit([unit([1], **before)])
+        (outcome,) = index.commit([in_file(1, "a.cbf")])
+        assert tuple(type(error) for _, error in outcome.errors) == refused
+        assert outcome.superseded == (() if refused else (0,))
+        assert outcome.segment == 0
+        (taken,) = index.commit([in_file(2, "a.cbf")])
+        assert (taken.errors, taken.head_seq) == ((), 2)
+
+    def test_a_message_that_was_in_memory_only_gets_its_file(self, index: MetadataIndex) -> None:
+        index.commit([unit([1], segment=-3, offsets=[64], t_ingest_ns=70)])
+        (outcome,) = index.commit([in_file(1, "a.cbf")])
+        assert outcome[:4] == (0, 1, (), ())
+        assert Row._make(index.rows_after_seq(number(index), 0, 1)[0]).segment == outcome.segment > 0
+        assert index.commit([in_file(1, "a.cbf")])[0][:4] == (0, 1, (), ())
 
     @pytest.mark.parametrize(
         "changed",

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import asapo
-from asapo.errors import NothingYet, StreamFinished, WrongInput
+from asapo.errors import DuplicateFile, NothingYet, StreamFinished, UnsafePath, WrongInput
 from asapo.index import SqliteIndex
 from asapo.index.rebuild import rebuild
 from asapo.models import StreamRef
@@ -21,6 +21,7 @@ RECEIVERS = st.integers(0, 1)
 IDS = st.sets(st.integers(1, 12), min_size=1, max_size=4).map(sorted)
 STEPS = st.one_of(
     st.tuples(st.just("put"), RECEIVERS, STREAMS, IDS, st.integers(0, 1)),
+    st.tuples(st.just("file"), RECEIVERS, STREAMS, st.integers(1, 6), st.sampled_from(["x", "y", "x/y"])),
     st.tuples(st.just("part"), RECEIVERS, STREAMS, st.integers(1, 4), st.integers(1, 2)),
     st.tuples(st.just("finish"), RECEIVERS, STREAMS, st.integers(1, 14), st.sampled_from(["", "b"])),
     st.tuples(st.just("meta"), RECEIVERS, st.sampled_from(["a", "b", ""]), st.integers(0, 9), st.just(0)),
@@ -35,6 +36,9 @@ def carry_out(step: tuple[Any, ...], receivers: list[Recording]) -> None:
     one.now_ns = max(each.now_ns for each in receivers)
     if kind == "put":
         one.put(what, stream=stream, payloads=[b"%d %d" % (message_id, how) for message_id in what])
+    elif kind == "file":
+        with suppress(DuplicateFile, UnsafePath):  # other content there, or a file where a folder should be
+            one.put([what], stream=stream, path=how, payloads=[b"%d" % what])
     elif kind == "part":
         one.put([what], stream=stream, substream=how, dataset_size=2, payloads=[b"%d" % how])
     elif kind == "finish":
@@ -58,7 +62,7 @@ def read(index: SqliteIndex, stream: str) -> list[tuple[Any, ...]]:
     return [(message_id, firsts[message_id][1], firsts[message_id][9]) for message_id in sorted(firsts)]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.lists(STEPS, max_size=25))
 def test_before_is_after_and_the_folder_reads_the_same(steps: list[tuple[Any, ...]]) -> None:
     with tempfile.TemporaryDirectory() as name:

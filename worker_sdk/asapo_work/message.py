@@ -10,6 +10,7 @@ from typing import Any, Final, Protocol
 
 from asapo.errors import RemoteProtocolError
 from asapo.models import PLAIN, Format, Origin, Row, format_of
+from asapo.storage.layout import client_path_of
 from asapo.wire.events import Rows
 
 N_COLUMNS: Final = len(Row._fields)
@@ -141,6 +142,12 @@ class Message:
     def size(self) -> int:
         """Stored bytes of the payload."""
         return self._row[6]  # type: ignore[no-any-return]
+
+    @property
+    def path(self) -> str:
+        """Path that the producer gave the message's file (`send(..., path=)`); "" when it has none of its own."""
+        entry = self._batch.segments.get(self._row[4])
+        return client_path_of(entry[0], self.source, self.stream) if entry else ""
 
     @property
     def format(self) -> Format:

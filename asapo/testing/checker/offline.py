@@ -13,8 +13,8 @@ from typing import Any, Final
 from asapo.errors import DamagedFile
 from asapo.models import StreamRef
 from asapo.reader.payloads import pread_payload
-from asapo.storage.journal import Damage, Kind, read_journal
-from asapo.storage.layout import SEGMENT_SUFFIX, find_journals, stream_dir
+from asapo.storage.journal import Damage, Kind, Where, read_journal
+from asapo.storage.layout import SEGMENT_SUFFIX, find_journals, message_file, stream_dir
 from asapo.storage.withdrawn import KINDS, Withdrawn
 from asapo.testing.checker.evidence import Event, Reading, Seen, Way
 from asapo.wire.codec import decode_put
@@ -78,12 +78,13 @@ def scan(folder: Path) -> tuple[list[JournaledUnit], Withdrawn, list[Damage]]:
 
 def _messages(unit: JournaledUnit, gone: Withdrawn) -> Iterator[tuple[int, Seen | Event]]:
     put, fields = unit.put, unit.fields
+    path = str(unit.segment) if fields["at"] != Where.FILE else message_file(unit.segment.parent, put.path)
     starts = unit_offsets(put.sizes)
     for index in unit.counting(gone):
         message_id, start, size = put.ids[index], starts[index], put.sizes[index]
         now_ns = time.monotonic_ns()
         try:
-            raw = pread_payload(str(unit.segment), fields["offset"] + start, size) if size else memoryview(b"")
+            raw = pread_payload(path, fields["offset"] + start, size) if size else memoryview(b"")
         except DamagedFile as exc:
             raw, reason = None, exc.code
         else:

@@ -50,6 +50,12 @@ def every_kind(recording: Recording) -> None:
     recording.put([1], source="hits", origins=[Origin("det", "s", 7)])
     recording.put([2], source="hits", origins=[Origin("far", "away", 1)])
     recording.put([1], stream="empty payload", payloads=[b""])
+    recording.put([1], stream="files", path="scan1/one.cbf", payloads=[b"one"])
+    assert recording.put([1], stream="files", path="scan1/one.cbf", payloads=[b"one"]) == [0]  # the same file
+    assert recording.put([2], stream="files", path="scan1/one.cbf", payloads=[b"one"]) == [0]
+    recording.put([3], stream="files", payloads=[b"in a segment"])
+    recording.put([4], stream="files", path="scan1/ä.cbf", payloads=[b""])
+    assert recording.put([3], stream="files", path="late.cbf", payloads=[b"in a segment"]) == [0]  # spare
     recording.finish(9, next_stream="s2")
     with pytest.raises(WrongInput):
         recording.finish(8)  # refused, but in the journal
@@ -65,8 +71,8 @@ def test_every_kind_of_record_is_in_the_index_as_before(recording: Recording, tm
     assert dump(after) == dump(recording.directory.path(BEAMTIME))
     assert not report.damages
     assert not report.mixed
-    assert report.withdrawn == 4
-    assert report.messages == 14
+    assert report.withdrawn == 7
+    assert report.messages == 17
 
 
 def test_notes_that_were_never_written_change_nothing(recording: Recording, tmp_path: Path) -> None:

@@ -46,6 +46,14 @@ def a_put(**changes: Any) -> Put:
     return Put(**(given_ | changes))
 
 
+def a_put_of_a_file() -> Put:
+    """Return one with every field: a path is for one message alone."""
+    return a_put(
+        ids=range(5, 6), sizes=[8], checksums=pack_column([1]), metas=["{}"],
+        acquired_ns=pack_column([1], signed=True), origins=(Origin("det", "s", 4),), path="scan 1/ä.cbf",
+    )  # fmt: skip
+
+
 def header(kind: int, body: Any, version: tuple[int, int] = VERSION) -> bytes:
     packed: bytes = msgpack.packb(body)
     return PREFIX.pack(MAGIC, *version, kind) + packed
@@ -140,7 +148,16 @@ def test_bytes_of_version_1_stay_readable(path: Path) -> None:
 
 
 def test_there_are_golden_bytes_of_every_kind() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.bin")} == {"Put", *(kind.__name__ for kind in KINDS.values())}
+    names = {path.name.split(".")[0] for path in GOLDEN.glob("*.bin")}
+    assert names == {"Put", *(kind.__name__ for kind in KINDS.values())}
+
+
+@pytest.mark.parametrize("kind", [Put, *KINDS.values()], ids=lambda kind: kind.__name__)
+def test_every_field_stands_in_some_golden_file(kind: type) -> None:
+    told = [
+        set(json.loads(path.read_text())) for path in GOLDEN.glob("*.json") if path.name.split(".")[0] == kind.__name__
+    ]
+    assert {item.name for item in fields(kind)} in told, "run python -m tests.golden.make_wire"
 
 
 def test_another_major_version_is_named_on_both_sides() -> None:

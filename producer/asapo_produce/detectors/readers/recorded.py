@@ -163,7 +163,7 @@ def _items(
     stream: _Stream, journal: Path, fields: dict[str, Any], segments: _Segments, name: str, *, verify: bool
 ) -> Iterator[Item]:
     """Yield what is left of one wire unit: neighbours together."""
-    from asapo.storage.layout import SEGMENT_SUFFIX
+    from asapo.storage.layout import SEGMENT_SUFFIX, message_file
     from asapo.wire.codec import decode_put
     from asapo.wire.put import unit_offsets, unpack_column
 
@@ -173,11 +173,16 @@ def _items(
     kept = [k for k in range(len(put.ids)) if k not in gone]
     if not kept:
         return
-    if fields["at"] not in {"segment", "none"}:
-        raise WrongInput(f"{journal}: payloads lie in {fields['at']!r}; expected segments; only these can be replayed")
+    if fields["at"] not in {"segment", "file", "none"}:
+        raise WrongInput(
+            f"{journal}: payloads lie in {fields['at']!r}; expected segments or files; update this program"
+        )
     starts, times = unit_offsets(put.sizes), unpack_column(put.acquired_ns, signed=True)
     sums = unpack_column(put.checksums)
-    payload = segments.read(segment, fields["offset"], put.nbytes)
+    if fields["at"] == "file":
+        payload = segments.read(Path(message_file(journal.parent, put.path)), 0, put.nbytes)
+    else:
+        payload = segments.read(segment, fields["offset"], put.nbytes)
     views = []
     for k in kept:
         view = payload[starts[k] : starts[k] + put.sizes[k]]

@@ -67,7 +67,7 @@ class GroupCursor:
         while self._due and len(ids) < n and self._due[0][0] <= now_s:
             due_s, message_id = heappop(self._due)
             found = self._waiting.get(message_id)
-            # An entry of the heap is stale when the message was acknowledged or put back meanwhile.
+            # An entry of the heap is stale when its message was acknowledged or put back.
             if found is not None and found[0] == due_s:
                 del self._waiting[message_id]
                 ids.append(message_id)
@@ -235,7 +235,7 @@ class GroupCursor:
         if lo > hi:
             return
         kept = RangeSet([(lo, hi)])
-        for message_id in filter(lambda one: lo <= one <= hi, self._pending()):
+        for message_id in filter(lambda one: lo <= one <= hi, self.pending()):
             kept.remove(message_id)
         target = self.ahead if self.ordered else self.acked_ids
         for a, b in kept:
@@ -351,7 +351,8 @@ class GroupCursor:
         """How many messages wait to be given again or came late."""
         return len(self._waiting) + len(self._late)
 
-    def _pending(self) -> Iterator[int]:
+    def pending(self) -> Iterator[int]:
+        """Yield the ids of all messages that were read, or came late, and are not done."""
         yield from self._late
         yield from self._waiting
         for holder in self._sessions.values():
@@ -359,11 +360,10 @@ class GroupCursor:
 
     def _pending_keys(self) -> list[int]:
         if self.ordered:
-            return sorted(self._pending())
+            return sorted(self.pending())
         entries = [*self._late.values(), *(entry for _, entry in self._waiting.values())]
-        for holder in self._sessions.values():
-            for lease in holder.leases:
-                entries += lease.entries.values()
+        leases = [lease for holder in self._sessions.values() for lease in holder.leases]
+        entries += [entry for lease in leases for entry in lease.entries.values()]
         return sorted(map(entry_seq, entries))
 
     @property

@@ -29,7 +29,10 @@ TABLE: Final = (
     "ordered INTEGER NOT NULL, filter TEXT NOT NULL, floor INTEGER NOT NULL, rest BLOB NOT NULL, "
     "PRIMARY KEY(source, stream, name)) WITHOUT ROWID"
 )
-REST: Final = ("done", "acked_ids", "attempts", "dead", "seen_seq", "passed", "late")
+REST: Final = (
+    "done", "acked_ids", "attempts", "dead", "seen_seq", "passed", "late",
+    "min_parts", "dataset_timeout_s", "aligned", "given_incomplete", "late_parts",
+)  # fmt: skip
 """Fields of a GroupState that are kept in one MessagePack map: unknown keys of a newer minor version are ignored."""
 
 Key = tuple[StreamRef, str]

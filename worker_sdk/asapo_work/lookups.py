@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
 from typing import Any, TypeVar, overload
 
 from asapo_work import plans, queries
 from asapo_work.client import BaseClient
 from asapo_work.message import Message
-from asapo_work.plans import Ask, Pause, Plan
+from asapo_work.plans import Ask, Pause, Plan, Show
 from asapo_work.queries import Asking, Found
 from asapo_work.stream import Await, Glance
 
@@ -36,12 +35,14 @@ class Lookups:
 
     @overload
     def get_by_id(
-        self, ids: int, *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
-    ) -> Message: ...
+        self, ids: int, *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...,
+        min_parts: int = ...,
+    ) -> Message: ...  # fmt: skip
     @overload
     def get_by_id(
-        self, ids: Sequence[int], *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
-    ) -> list[Message]: ...
+        self, ids: Sequence[int], *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...,
+        min_parts: int = ...,
+    ) -> list[Message]: ...  # fmt: skip
     def get_by_id(
         self,
         ids: int | Sequence[int],
@@ -49,8 +50,11 @@ class Lookups:
         stream: str = "default",
         source: str | None = None,
         timeout_s: float | None = None,
+        min_parts: int = 0,
     ) -> Message | list[Message]:
         """Return the message with this id, or a list in the order of these ids; belongs to no group.
+
+        A dataset is returned when it is complete or has at least `min_parts` parts (0: only when it is complete).
 
         Raises
         ------
@@ -59,8 +63,8 @@ class Lookups:
         """
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
         if isinstance(ids, int):
-            return self._run(plans.get_by_id(place, [ids], wait_s))[0]
-        return self._run(plans.get_by_id(place, ids, wait_s))
+            return self._run(plans.get_by_id(place, [ids], wait_s, min_parts))[0]
+        return self._run(plans.get_by_id(place, ids, wait_s, min_parts))
 
     def query(
         self,
@@ -111,25 +115,20 @@ class Lookups:
         page: int = 1000,
         keys: Sequence[str] | None = None,
         after: str = "",
+        resolve: str = "",
         timeout_s: float | None = None,
     ) -> Iterator[Found]:
         """Yield everything a query selects in pages of up to `page` messages, none twice and none left out.
 
         What arrives meanwhile is on a later page if its place in the order is not passed yet. A dataset is on one page
-        unless it has more than `page` parts. Parameters, attributes of the pages, and errors are those of `query`.
+        unless it has more than `page` parts. With ``resolve="origin"`` a page has the messages that up to `page`
+        selected ones were computed from, each message on one page only. Parameters, attributes of the pages, and errors
+        are those of `query`.
         """
-        asking = Asking(limit=page, keys=keys, after=after)
-        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
-
-        def pages(asking: Asking) -> Iterator[Found]:
-            more = True
-            while more:
-                found = self._run(queries.page(place, text, asking, wait_s))
-                asking, more = replace(asking, after=found.cursor), found.more
-                if found:
-                    yield found
-
-        return pages(asking)
+        asking = Asking(limit=page, keys=keys, after=after, resolve=resolve)
+        return self._walk(
+            queries.pages(self._client.place(stream, source), text, asking, self._client.wait_s(timeout_s))
+        )
 
     def count(
         self, text: str, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
@@ -198,6 +197,21 @@ class Lookups:
                 step = self._step(plan, step)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+
+    def _walk(self, plan: Generator[Any, Any, None]) -> Generator[Any, None, None]:
+        """Carry a plan out that has things to show, and yield them."""
+        try:
+            step = next(plan)
+            while True:
+                if isinstance(step, Show):
+                    yield step.value
+                    step = next(plan)
+                else:
+                    step = self._step(plan, step)
+        except StopIteration:
+            return
+        finally:
+            plan.close()
 
     def _do(self, step: Ask | Await | Glance | Pause) -> Any:
         if isinstance(step, Ask):

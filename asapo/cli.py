@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "tail": ("asapo_work.cli.tail", "show messages as they arrive"),
     "get": ("asapo_work.cli.get", "fetch messages by id or the last one"),
     "query": ("asapo_work.cli.query", "find messages by their metadata"),
+    "stages": ("asapo_work.cli.stages", "show what analysis stages do"),
     "reindex": ("asapo.reindex", "make indexes anew from the journals"),
     "doctor": ("asapo_work.cli.doctor", "check this installation and the services it reaches"),
     "selfcheck": (

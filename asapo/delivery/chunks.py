@@ -91,7 +91,22 @@ class ChunkCursor(GroupCursor):
         if message_id in self.dead:
             self.dead.update(dict.fromkeys(entry_ids(entry), self.dead[message_id]))
 
+    def completed(self, message_id: int, entry: Entry) -> bool:
+        """Put a dataset that is complete now in the place of what was read of it for the next chunk, if it was."""
+        if message_id not in self.ids:
+            return False
+        self.entries[self.ids.index(message_id)] = entry
+        return True
+
     # -- what is known ------------------------------------------------------------------------------------------------
+
+    def is_pending(self, message_id: int) -> bool:
+        """Return whether a message was read, or came late, and is not done."""
+        return message_id in set(self.pending())
+
+    def pending_among(self, ids: Sequence[int]) -> set[int]:
+        """Return those of these ids that are pending; see `is_pending`."""
+        return set(self.pending()).intersection(ids)
 
     def pending(self) -> Iterator[int]:
         """Yield the ids of all messages that were read, or came late, and are not done."""

@@ -150,7 +150,7 @@ class Group:
         for key, message_id, entry in zip(keys, added.ids, added.entries, strict=True):
             if message_id in waiting:
                 backlog.entries[waiting[message_id]] = entry
-            elif self._was_given(message_id):
+            elif self._needs_nothing(message_id, entry):
                 continue
             elif key < edge:
                 self._arrive_late(message_id, entry)
@@ -161,9 +161,13 @@ class Group:
         """Take note of new rows; return how many are parts of datasets that the group was given without them."""
         return 0 if self.incomplete is None else self.incomplete.came(rows, self.cursor.position)
 
-    def _was_given(self, message_id: int) -> bool:
-        """Tell whether this dataset was given when it was not complete: then it is not given again."""
-        return self.incomplete is not None and message_id in self.incomplete.given
+    def _needs_nothing(self, message_id: int, entry: Entry) -> bool:
+        """Tell whether a dataset that is complete now was given incomplete, or will be given with the next chunk."""
+        if self.incomplete is None:
+            return False
+        cursor = self.cursor
+        gathered = isinstance(cursor, ChunkCursor) and cursor.completed(message_id, entry)
+        return gathered or message_id in self.incomplete.given
 
     def add_backlog(self, rows: Sequence[RowTuple], *, from_key: int, covered_below: int) -> None:
         """Take rows loaded for `NeedBacklog`.
@@ -215,7 +219,7 @@ class Group:
         cursor = self.cursor
         for entry in self._entries(rows, complete=True):
             message_id = entry_id(entry)
-            if self._was_given(message_id):
+            if self._needs_nothing(message_id, entry):
                 continue
             new = self._unseen_from < entry_seq(entry) <= min(covered_seq, self._unseen_upto)
             if new and message_id < cursor.position:

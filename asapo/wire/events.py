@@ -49,6 +49,8 @@ class Beat(Event):
 
     marks: dict[Any, Any] = field(default_factory=dict)
     """Stream name to `closed_below`."""
+    work: list[Any] = field(default_factory=list)
+    """What the stages of a consumer did so far: for each a map of `group`, `source`, `stream` and numbers."""
 
 
 @dataclass(frozen=True, slots=True)

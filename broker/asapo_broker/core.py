@@ -50,6 +50,8 @@ from asapo_broker.registry import Registry
 from asapo_broker.requests import RequestPool
 from asapo_broker.sessions import Peer, Session, Sessions
 from asapo_broker.settings import CoreSettings
+from asapo_broker.stages import check_work, listing
+from asapo_broker.stages import metrics as stage_metrics
 from asapo_broker.store import CursorStore
 from asapo_broker.tally import PREFIX, Tally
 
@@ -267,6 +269,8 @@ class Core:
         elif kind is Beat:
             if peer.session is not None:
                 self._delivery.renew(peer.session, now_s)
+                if event.work:  # type: ignore[union-attr]
+                    peer.session.work = check_work(event.work)  # type: ignore[union-attr]
             self._server.send(peer.identity, self._beat)
         elif isinstance(event, Register):
             check_registration(event)
@@ -357,5 +361,8 @@ class Core:
             "cursor_saves_failed": self._store.n_failed,
             **self._delivery.numbers(),
         }
+        work = listing(self._sessions.by_key.values())
+        now["stages"] = len(work)
         metrics: list[Any] = [[f"{PREFIX}{name}", {}, value] for name, value in now.items()]
-        return {**now, **self.tally.values(), "metrics": metrics + self.tally.metrics()}
+        metrics += self.tally.metrics() + stage_metrics(work)
+        return {**now, **self.tally.values(), "work": work, "metrics": metrics}

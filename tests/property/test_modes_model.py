@@ -127,18 +127,33 @@ class ModesMachine(RuleBasedStateMachine):
                     seen.holders.pop(one, None)
                 seen.excused.update(chunk)
 
-    @rule(n=st.integers(1, 8), steps=st.integers(1, 3))
-    def flow(self, n: int, steps: int) -> None:
-        """The usual life: what comes is read and acknowledged."""
-        for _ in range(steps):
-            self.send([1] * n, [])
-            self.commit([0] * 24)
-            self.tail(50)
+    @rule(
+        n=st.integers(1, 8), at_once=st.integers(1, 6), lost=st.lists(st.booleans(), max_size=8),
+        seed=st.integers(0, 99),
+        accidents=st.lists(st.sampled_from(["back", "nack", "lose", "restart", "part", "wait"]), max_size=4),
+    )  # fmt: skip
+    def flow(self, n: int, at_once: int, lost: list[bool], seed: int, accidents: list[str]) -> None:
+        """The usual life: what comes is read and acknowledged, bit by bit, with accidents in between."""
+        self.send([1 + (seed + one) % 2 for one in range(n)], lost)
+        while self.coming:
+            self.commit([seed % 3] * at_once)
+            self.tail(at_once)
             self.move_watermark(True)
+            accident = accidents.pop() if accidents else ""
+            if accident == "restart":
+                self.store()
+                self.restart(1 + seed % 40)
+            elif accident == "wait":
+                self.time_passes(6.0)
             for name in GROUPS:
-                self.ask(name, SESSIONS[0], n)
+                session = SESSIONS[seed % 2]
+                self.ask(name, session, n)
                 self.hand_in(name)
-                self.ack(name, SESSIONS[0], 1)
+                if accident == "lose":
+                    self.lose_session(session)
+                elif accident in ("back", "nack"):
+                    self.hand_back(name, session, accident == "back")
+                self.ack(name, session, 2 if accident == "part" else 1)
 
     # -- the groups -----------------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from asapo_work.consumer import Consumer
 from asapo_work.message import Message
 from asapo_work.queries import Found
+from asapo_work.ranges import Gaps
 from asapo_work.stage import Result, Stage, StageCounts, run_stage
 
 if TYPE_CHECKING:
@@ -17,6 +18,7 @@ __all__ = [
     "AsyncConsumer",
     "Consumer",
     "Found",
+    "Gaps",
     "Message",
     "OfflineConsumer",
     "OpenReport",

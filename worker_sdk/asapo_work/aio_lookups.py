@@ -10,14 +10,16 @@ from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
 from asapo.wire.events import Event
-from asapo_work import plans, queries
-from asapo_work.client import Client
+from asapo_work import plans, queries, ranges
+from asapo_work.client import STREAM_TIMEOUT_S, Client
 from asapo_work.link import ANSWER_GRACE_S
+from asapo_work.live import LiveSettings, LiveView
 from asapo_work.message import Message
 from asapo_work.plans import Ask, Pause, Plan, Show
 from asapo_work.queries import Asking, Found
+from asapo_work.ranges import Gaps, Moment, TimeOf
 from asapo_work.session import Call
-from asapo_work.stream import Await, Glance
+from asapo_work.stream import Await, Follow, Glance
 
 T = TypeVar("T")
 GRACE_STEP_S: Final = 0.1
@@ -124,12 +126,56 @@ class AsyncLookups:
         place = self._client.place(stream, source)
         return await self._run(queries.explain(place, text, self._client.wait_s(timeout_s)))
 
+    def messages(
+        self,
+        *,
+        first: int | None = None,
+        last: int | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        by: TimeOf = "acquired",
+        where: str = "",
+        stream: str = "default",
+        source: str | None = None,
+        page: int = 1000,
+        keys: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Message, None]:
+        """Iterate over the messages of a range in the order of their ids; see `Consumer.messages`."""
+        text = ranges.range_text(first=first, last=last, since=since, until=until, by=by, where=where)
+        place = self._client.place(stream, source)
+        return self._walk(ranges.messages(place, text, page, keys, self._client.wait_s(timeout_s)))
+
+    def live(
+        self,
+        *,
+        stream: str = "default",
+        source: str | None = None,
+        rate_hz: float = 10.0,
+        every: int = 1,
+        follow: Follow | None = "next",
+        timeout_s: float | None = None,
+    ) -> AsyncGenerator[Message, None]:
+        """Iterate over the newest message, again and again, until the stream is finished; see `Consumer.live`."""
+        settings = LiveSettings(
+            rate_hz=rate_hz,
+            every=every,
+            follow=follow,
+            timeout_s=STREAM_TIMEOUT_S if timeout_s is None else plans.check_wait(timeout_s),
+        )
+        return self._walk(LiveView(self._client.place(stream, source), settings, self._client.clock).read())
+
     async def stream_info(
         self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
     ) -> dict[str, Any]:
         """Return what is known of a stream."""
         place = self._client.place(stream, source)
         return await self._run(plans.describe(place.source, place.stream, self._client.wait_s(timeout_s)))
+
+    async def gaps(self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None) -> Gaps:
+        """Return which ids a stream lacks; see `Consumer.gaps`."""
+        place = self._client.place(stream, source)
+        return await self._run(ranges.gaps(place, self._client.wait_s(timeout_s)))
 
     async def stream_meta(
         self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
@@ -150,6 +196,10 @@ class AsyncLookups:
     async def sources(self, *, timeout_s: float | None = None) -> list[str]:
         """Return the names of all data sources of the beamtime."""
         return await self._run(plans.sources(self._client.wait_s(timeout_s)))
+
+    async def stages(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Return what the stages of the beamtime did so far; see `Consumer.stages`."""
+        return await self._run(plans.stages(self._client.beamtime, self._client.wait_s(timeout_s)))
 
     async def receivers(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Return the receivers that are alive."""

@@ -302,6 +302,14 @@ def stream_meta(source: str, stream: str, timeout_s: float) -> Plan[dict[str, An
     return dict((yield from describe(source, stream, timeout_s)).get("meta", {}))
 
 
+def stages(beamtime: str, timeout_s: float) -> Plan[list[dict[str, Any]]]:
+    """Ask what the stages of a beamtime did."""
+    work = (yield from describe("", "", timeout_s)).get("work")
+    if work is None:
+        raise RemoteProtocolError("this broker does not tell what stages do; update it")
+    return [dict(one) for one in work if one.get("beamtime") == beamtime]
+
+
 def receivers(timeout_s: float) -> Plan[list[dict[str, Any]]]:
     """Ask which receivers are alive."""
     return list(expect((yield Ask(ListReceivers, {}, timeout_s)), Done).result.get("receivers", ()))

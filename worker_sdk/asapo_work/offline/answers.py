@@ -201,6 +201,11 @@ class Answers:
     def _describe(self, request: Describe) -> Event:
         if request.beamtime:
             return Done(request.request, {"beamtime": self._folder.beamtime, "meta": self._folder.beamtime_meta})
+        if not (request.source or request.stream):
+            raise OfflineUnsupported(
+                "stages need running services: nobody tells a folder what it does; connect a Consumer to the broker",
+                feature="stages",
+            )
         return Done(request.request, {**_facts(self._stream(request)), "declared_keys": []})
 
     def _list_streams(self, request: ListStreams) -> Event:

@@ -17,8 +17,8 @@ ABSENT: Final = (
 """Takes first id - 1, stream number, first id, limit; the index of ids alone answers it."""
 PARTS: Final = (
     "SELECT id, count(*) AS have, (SELECT dataset_size FROM message AS one WHERE one.stream_no = message.stream_no "
-    "AND one.id = message.id LIMIT 1) AS size FROM message WHERE stream_no = ? AND id >= ? AND substream > 0 "
-    "GROUP BY id HAVING have < size ORDER BY id LIMIT ?"
+    "AND one.id = message.id LIMIT 1) AS whole FROM message WHERE stream_no = ? AND id >= ? AND substream > 0 "
+    "GROUP BY id HAVING have < whole ORDER BY id LIMIT ?"
 )
 """Takes stream number, first id, limit."""
 

@@ -351,7 +351,9 @@ class Core:
 
     def statistics(self) -> dict[str, Any]:
         """Return what the core holds and has done, as plain values."""
+        work = listing(self._sessions.by_key.values())
         now = {
+            "stages": len(work),
             "uptime_s": time.monotonic() - self._started_s,
             "sessions": len(self._sessions.by_key),
             "peers": len(self._sessions.peers),
@@ -361,8 +363,8 @@ class Core:
             "cursor_saves_failed": self._store.n_failed,
             **self._delivery.numbers(),
         }
-        work = listing(self._sessions.by_key.values())
-        now["stages"] = len(work)
         metrics: list[Any] = [[f"{PREFIX}{name}", {}, value] for name, value in now.items()]
         metrics += self.tally.metrics() + stage_metrics(work)
-        return {**now, **self.tally.values(), "work": work, "metrics": metrics}
+        answer = {**now, **self.tally.values(), "metrics": metrics}
+        answer["work"] = work
+        return answer

@@ -20,10 +20,19 @@ def score(image: Message) -> int:
 
 def publish(consumer: asapo.Consumer, producer: asapo.Producer | None) -> None:
     """Score the images taken with the shutter open, eight at a time."""
-    reading = {"where": "shutter = true", "batch": 8, "aligned": True, "dataset_timeout_s": 0.5}
-    for images in consumer.stream(group="finder", stream="scan", timeout_s=20, **reading):
+    for images in consumer.stream(
+        group="finder",
+        stream="scan",
+        where="shutter = true",
+        batch=8,
+        aligned=True,
+        dataset_timeout_s=0.5,
+        timeout_s=20,
+    ):
         print("chunk", [(image.id, score(image), image.complete, image.missing_parts) for image in images])
-        for image in images if producer is not None else ():
+        if producer is None:
+            continue
+        for image in images:
             meta = {"score": score(image), "modules": len(image.parts)}
             producer.send(id=image.id, stream="scan", meta=meta, origin=image, acquired_ns=image.acquired_ns)
     if producer is not None:
@@ -46,8 +55,9 @@ with asapo.open(PLACE, beamtime=BEAMTIME, source="modules") as consumer:
         print("raw", [(image.id, len(image.parts)) for image in page])
     print("range", [hit.id for hit in consumer.messages(source="hits", stream="scan", first=10, last=20)])
     since = datetime.fromtimestamp(1_000_000_010, UTC)
-    times = {"since": since, "until": "2001-09-09T01:47:15Z", "where": "modules = 2"}
-    print("times", [hit.id for hit in consumer.messages(source="hits", stream="scan", **times)])
+    until, pairs_only = "2001-09-09T01:47:15Z", "modules = 2"
+    timed = consumer.messages(source="hits", stream="scan", since=since, until=until, where=pairs_only)
+    print("times", [hit.id for hit in timed])
     print(consumer.gaps(stream="scan"))
     print(consumer.gaps(source="hits", stream="scan"))
     print("live", [(image.id, len(image.parts)) for image in consumer.live(stream="scan", timeout_s=20)])

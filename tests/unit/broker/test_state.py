@@ -17,7 +17,10 @@ from asapo_broker.settings import CoreSettings
 from asapo_broker.store import CursorStore
 
 REF = StreamRef("bt/x", "det", "s")
-STATE = GroupState(True, "hit = 1", 7, ((9, 12), (14, 14)), ((3, 4),), ((13, 2),), ((5, 3),), 20, 4, 1)
+STATE = GroupState(
+    True, "hit = 1", 7, ((9, 12), (14, 14)), ((3, 4),), ((13, 2),), ((5, 3),), 20, 4, 1, min_parts=2,
+    dataset_timeout_s=1.5, aligned=8, given_incomplete=((1, 4), (6, 6)), late_parts=3,
+)  # fmt: skip
 
 
 def receiver(name: str, epoch: int = 1, data: str = "", tiers: tuple[str, ...] = ()) -> Register:

@@ -140,7 +140,16 @@ def test_bytes_of_version_1_stay_readable(path: Path) -> None:
 
 
 def test_there_are_golden_bytes_of_every_kind() -> None:
-    assert {path.stem for path in GOLDEN.glob("*.bin")} == {"Put", *(kind.__name__ for kind in KINDS.values())}
+    names = {path.stem for path in GOLDEN.glob("*.bin")}
+    assert {name.partition("-")[0] for name in names} == {"Put", *(kind.__name__ for kind in KINDS.values())}
+
+
+@pytest.mark.parametrize("kind", KINDS.values(), ids=lambda kind: kind.__name__)
+def test_there_are_golden_bytes_of_every_field(kind: type[Event]) -> None:
+    recorded = [
+        json.loads(path.read_text()) for path in GOLDEN.glob("*.json") if path.stem.partition("-")[0] == kind.__name__
+    ]
+    assert {item.name for item in fields(kind)} <= set().union(*recorded), "run python -m tests.golden.make_wire"
 
 
 def test_another_major_version_is_named_on_both_sides() -> None:

@@ -9,37 +9,8 @@ from typing import Final
 from asapo.delivery.rows import Entry
 from asapo.delivery.window import Slice
 
-BACKLOG_ROWS: Final = 10_000
-"""Rows asked from the index at once."""
-BACKLOG_LOW: Final = 2_000
+BACKLOG_LOW: Final = 1_500
 """The next backlog is asked for when fewer entries than this are left."""
-
-
-@dataclass(frozen=True, slots=True)
-class NeedBacklog:
-    """Load messages with `from_key` <= key < `below` from the index, at most about `limit` rows, then `add_backlog`.
-
-    Keys are ids when `ordered`, else arrival numbers. A dataset belongs to the key of its last part and comes whole;
-    incomplete datasets may be left out.
-    """
-
-    ordered: bool
-    from_key: int
-    below: int
-    limit: int = BACKLOG_ROWS
-
-
-@dataclass(frozen=True, slots=True)
-class NeedUnseen:
-    """Load rows with `after_seq` < seq <= `upto_seq` and id < `below_id`, in the order of seq, then `add_unseen`.
-
-    They came while no core looked after the group, with ids it had passed already.
-    """
-
-    after_seq: int
-    upto_seq: int
-    below_id: int
-    limit: int = BACKLOG_ROWS
 
 
 @dataclass(slots=True)

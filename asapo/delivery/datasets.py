@@ -130,7 +130,7 @@ class Incomplete:
     rule : DatasetRule
         When they are given.
     given : pairs of int
-        Ids that were given incomplete and are done.
+        Ids that were given incomplete.
     late_parts : int
         Parts that came after their dataset was given.
     """
@@ -223,13 +223,6 @@ class Incomplete:
             if parts:
                 found.append(parts)
         return found
-
-    def stored(self, pending: Iterable[int]) -> tuple[tuple[int, int], ...]:
-        """Return the ids given incomplete, without those that are pending: they are given again by a new core."""
-        found = RangeSet(self.given)
-        for message_id in pending:
-            found.remove(message_id)
-        return tuple(found)
 
 
 def _copy(part: Slice, ids: list[int], entries: list[Entry], from_id: int, below: int) -> None:

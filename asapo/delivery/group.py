@@ -11,8 +11,12 @@ from typing import Final
 
 from asapo.delivery.answers import answer_next
 from asapo.delivery.backlog import BACKLOG_LOW, Backlog
-from asapo.delivery.backlog import NeedBacklog as NeedBacklog
-from asapo.delivery.backlog import NeedUnseen as NeedUnseen
+from asapo.delivery.needs import AGAIN
+from asapo.delivery.needs import Again as Again
+from asapo.delivery.needs import Answer as Answer
+from asapo.delivery.needs import Granted as Granted
+from asapo.delivery.needs import NeedBacklog as NeedBacklog
+from asapo.delivery.needs import NeedUnseen as NeedUnseen
 from asapo.delivery.chunks import ChunkCursor
 from asapo.delivery.cursor import GroupCursor
 from asapo.delivery.datasets import DatasetRule, Incomplete
@@ -41,32 +45,6 @@ SCAN_ENTRIES: Final = 4096
 """Entries a filter looks at in one call, so that one group never holds up the others."""
 CHUNK_ENTRIES: Final = 256
 """Entries taken at once when some are left out."""
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """The filter looked at its share and found nothing; call again, after others had their turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """Messages given to a session."""
-
-    ids: list[int]
-    rows: list[RowTuple]
-    """One per message; all parts of a dataset."""
-    attempts: dict[int, int]
-    """Id to delivery count, for those delivered more than once."""
-    late: list[int]
-    """Ids that came below the group's position."""
-    need: NeedBacklog | None = None
-    """Load this already now, so that the next call does not wait for it."""
-    incomplete: int = 0
-    """Datasets among them of which parts are missing."""
-
-
-Answer = Granted | NeedBacklog | NeedUnseen | Again | StreamState
-AGAIN: Final = Again()
 
 
 class Group:
@@ -123,6 +101,8 @@ class Group:
         kept = () if state is None else (state.given_incomplete, state.late_parts)
         self.incomplete = Incomplete(rule, *kept) if rule else None
         """What to do about datasets of which parts are missing; None: they are not given."""
+        self.used_s = 0.0
+        """When a session last asked for something, set by whoever serves it; monotonic clock, in seconds."""
         self._backlog = Backlog()
         self._unseen_from = self._unseen_upto = self._unseen_below = 0
         if state is not None and ordered and (state.floor or state.done):
@@ -394,5 +374,5 @@ class Group:
         )
         if self.incomplete is None:
             return state
-        given = self.incomplete.stored(self.cursor.pending())
+        given = tuple(self.incomplete.given)
         return state._replace(given_incomplete=given, late_parts=self.incomplete.late_parts)

@@ -66,7 +66,7 @@ class GroupState(NamedTuple):
     aligned: int = 0
     """These three: see `Terms`."""
     given_incomplete: tuple[tuple[int, int], ...] = ()
-    """Ids of datasets that were given incomplete and are done."""
+    """Ids of datasets that were given incomplete."""
     late_parts: int = 0
     """Parts that came after their dataset was given."""
 

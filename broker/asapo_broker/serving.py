@@ -83,6 +83,7 @@ class Serving:
         if group is None:
             self._open_group(state, event)
             return False
+        group.used_s = now_s
         if isinstance(event, GetNext):
             terms = terms_of(event)
             if group.terms != terms:

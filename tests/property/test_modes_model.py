@@ -40,6 +40,8 @@ class Seen:
     chunks: set[tuple[int, ...]] = field(default_factory=set)
     """Since the start of the present core."""
     acked: set[int] = field(default_factory=set)
+    partly: set[int] = field(default_factory=set)
+    """Ids that were acknowledged by the session that holds them, whether their chunk is done or not."""
     holders: dict[int, bytes] = field(default_factory=dict)
     excused: set[int] = field(default_factory=set)
     last_new: int = 0
@@ -203,6 +205,7 @@ class ModesMachine(RuleBasedStateMachine):
             assert one not in seen.given or one in seen.excused, "given twice without a reason"
             seen.excused.discard(one)
             seen.holders[one] = session
+            seen.partly.discard(one)
             rows = [row for row in granted.rows if row_id(row) == one]
             self.check_parts(terms, one, rows)
             seen.given[one] = rows
@@ -239,8 +242,9 @@ class ModesMachine(RuleBasedStateMachine):
         mine = sorted(one for one, holder in seen.holders.items() if holder == session)[::share]
         assert self.group(name).cursor.ack(session, list(RangeSet((one, one) for one in mine))) == []
         if "aligned" in GROUPS[name]:
-            held = {one for one in seen.holders if one in self.group(name).cursor.pending()}
-            mine = [one for one in seen.holders if seen.holders[one] == session and one not in held]
+            seen.partly.update(mine)
+            chunks = [chunk for chunk in seen.chunks if all(seen.holders.get(one) == session for one in chunk)]
+            mine = [one for chunk in chunks if seen.partly.issuperset(chunk) for one in chunk]
         for one in mine:
             del seen.holders[one]
         seen.acked.update(mine)

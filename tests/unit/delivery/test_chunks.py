@@ -155,3 +155,18 @@ def test_what_is_outstanding_counts_messages() -> None:
     chunk(group)
     group.cursor.give_back(A, [5])
     assert (group.cursor.n_outstanding, group.cursor.n_waiting) == (4, 4)
+
+
+def test_a_dataset_that_gets_complete_while_its_chunk_fills_is_given_complete() -> None:
+    def part(seq: int, message_id: int, substream: int) -> RowTuple:
+        return tuple(Row(message_id, seq, substream, 2, 1, 0, 10, 0, 1, "{}", 0, 0, 0, 0))
+
+    delivery = StreamDelivery()
+    group = delivery.open_group("g", aligned=2, min_parts=1)
+    delivery.add([part(1, 1, 1)])
+    assert isinstance(group.next_rows(A, 2, 0.0), NothingYet)
+    delivery.add([part(2, 1, 2), part(3, 2, 2)])
+    answer = group.next_rows(A, 2, 0.0)
+    assert isinstance(answer, Granted)
+    assert (answer.ids, len(answer.rows), answer.incomplete) == ([1, 2], 3, 1)
+    assert isinstance(group.next_rows(B, 2, 0.0), NothingYet), "nor is it given as late"

@@ -143,7 +143,7 @@ def test_what_was_given_incomplete_is_not_given_again_by_a_new_core_and_what_is_
     assert isinstance(answer, Granted)
     world.group.cursor.ack(A, [(1, 1), (3, 3)])
     state = world.group.snapshot()
-    assert state.given_incomplete == ((1, 1), (3, 3))
+    assert state.given_incomplete == ((1, 3),)
     after = StreamDelivery(head_seq=3)
     after.window.load([part(1, 1, 1), part(2, 2, 1), part(3, 3, 1)])
     after.window.id_max = 3

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from math import inf
 from operator import itemgetter, lt
 from typing import Final
 
 from asapo.delivery.answers import answer_next
 from asapo.delivery.backlog import BACKLOG_LOW, Backlog
+from asapo.delivery.chunks import ChunkCursor
+from asapo.delivery.cursor import GroupCursor
+from asapo.delivery.datasets import DatasetRule, Incomplete
+from asapo.delivery.leases import GroupState
 from asapo.delivery.needs import AGAIN
 from asapo.delivery.needs import Again as Again
 from asapo.delivery.needs import Answer as Answer
 from asapo.delivery.needs import Granted as Granted
 from asapo.delivery.needs import NeedBacklog as NeedBacklog
 from asapo.delivery.needs import NeedUnseen as NeedUnseen
-from asapo.delivery.chunks import ChunkCursor
-from asapo.delivery.cursor import GroupCursor
-from asapo.delivery.datasets import DatasetRule, Incomplete
-from asapo.delivery.leases import GroupState
 from asapo.delivery.rows import (
     Entry,
     RowTuple,
@@ -36,7 +35,7 @@ from asapo.delivery.rows import (
 )
 from asapo.delivery.terms import Terms
 from asapo.delivery.window import Added, Slice, StreamWindow
-from asapo.errors import StreamState, WrongInput
+from asapo.errors import WrongInput
 
 Matches = Callable[[RowTuple], bool]
 """A filter on one index row."""
@@ -103,6 +102,8 @@ class Group:
         """What to do about datasets of which parts are missing; None: they are not given."""
         self.used_s = 0.0
         """When a session last asked for something, set by whoever serves it; monotonic clock, in seconds."""
+        self._held_at_most = 0
+        """Messages given out since they were last counted, and those."""
         self._backlog = Backlog()
         self._unseen_from = self._unseen_upto = self._unseen_below = 0
         if state is not None and ordered and (state.floor or state.done):
@@ -259,15 +260,23 @@ class Group:
     def _granted(self, ids: list[int], entries: list[Entry]) -> Granted:
         """Tell of messages that were leased; `ids` are those under which the cursor knows them."""
         cursor = self.cursor
-        attempts, late = cursor.attempts, [one for one in ids if one in cursor.late_ids]
+        attempts = cursor.attempts
+        late = [one for one in ids if one in cursor.late_ids] if cursor.late_ids else []
         tried = {one: attempts[one] + 1 for one in ids if one in attempts} if attempts else {}
         if self.terms.aligned:
             tried = {one: tried[first] for first, some in zip(ids, entries, strict=True) if first in tried
                      for one in entry_ids(some)}  # fmt: skip
             ids = [one for some in entries for one in entry_ids(some)]
+        self._held_at_most += len(ids)
         rows = flatten(entries) if self.window.has_datasets or self.terms.aligned else entries
         incomplete = 0 if self.incomplete is None else self.incomplete.note_given(entries)
         return Granted(ids, rows, tried, late, self._look_ahead(), incomplete)
+
+    def is_holding(self, limit: int) -> bool:
+        """Return whether sessions hold at least `limit` messages; counts them only when that may be."""
+        if self._held_at_most >= limit:
+            self._held_at_most = self.cursor.n_outstanding
+        return self._held_at_most >= limit
 
     def _fill_chunk(
         self, chunks: ChunkCursor, ids: list[int], entries: list[Entry], now_s: float

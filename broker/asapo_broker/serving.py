@@ -128,7 +128,7 @@ class Serving:
             self._tally.acked += len(event.done)
             self._tally.lease_lost += len(waiting.lost)
             self.changed.add(state)
-        if cursor.n_outstanding >= MAX_OUTSTANDING:
+        if group.is_holding(MAX_OUTSTANDING):
             raise QueueFull(
                 f"group {event.group!r} holds {MAX_OUTSTANDING} messages; acknowledge some", limit=MAX_OUTSTANDING
             )

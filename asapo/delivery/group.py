@@ -129,10 +129,12 @@ class Group:
         first = bisect_left(backlog.keys, cursor.position)
         waiting = {one: at for at, one in enumerate(backlog.ids[first:], first)}
         for key, message_id, entry in zip(keys, added.ids, added.entries, strict=True):
+            if self._needs_nothing(message_id, entry):
+                continue
             if message_id in waiting:
                 backlog.entries[waiting[message_id]] = entry
-            elif self._needs_nothing(message_id, entry):
-                continue
+                if self.incomplete is not None and key in cursor.ahead:
+                    cursor.forget_done(message_id, entry)  # it counted as a gap while parts were missing
             elif key < edge:
                 self._arrive_late(message_id, entry)
             elif cursor.ordered and key in cursor.ahead:

@@ -8,6 +8,7 @@ import pytest
 
 from asapo.delivery.datasets import MAX_GIVEN_RANGES, Aside, DatasetRule, Incomplete
 from asapo.delivery.group import Granted, Group, NeedBacklog
+from asapo.delivery.leases import GroupState
 from asapo.delivery.rows import Parts, RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import GroupMismatch, NothingYet, StreamFinished, WrongInput
@@ -190,6 +191,20 @@ def test_a_dataset_of_the_backlog_that_gets_complete_meanwhile_is_given_complete
     answer = group.next_rows(A, 5, 0.0)
     assert isinstance(answer, Granted)
     assert (answer.ids, len(answer.rows), answer.incomplete) == ([1], 3, 0)
+
+
+def test_a_gap_of_the_core_before_that_gets_complete_while_it_waits_in_the_backlog_is_given() -> None:
+    state = GroupState(True, "", 0, ((2, 2),), (), (), (), 4, 0, 0, min_parts=1)
+    delivery = StreamDelivery(low=10, head_seq=4)
+    delivery.window.set_watermark(10)
+    group = delivery.open_group("g", min_parts=1, state=state)
+    assert isinstance(group.next_rows(A, 5, 0.0), NeedBacklog)
+    group.add_backlog([*(part(1, n, n) for n in (1, 2, 3)), part(2, 4, 1)], from_key=1, covered_below=10)
+    delivery.add([part(2, 5, 2), part(2, 6, 3)], 0.0)
+    delivery.add_parts([part(2, 4, 1), part(2, 5, 2), part(2, 6, 3)], 0.0)
+    answer = group.next_rows(A, 5, 0.0)
+    assert isinstance(answer, Granted)
+    assert (answer.ids, answer.incomplete) == ([1, 2], 0)
 
 
 def test_parts_of_an_incomplete_dataset_that_lies_far_back_are_given_with_it() -> None:

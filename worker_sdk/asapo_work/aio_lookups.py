@@ -210,6 +210,15 @@ class AsyncLookups:
         await asyncio.to_thread(lambda: message.raw)
         return message
 
+    @property
+    def source(self) -> str:
+        """Data source of all calls that name none."""
+        return self._client.source
+
+    def report_work(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
+        """Have the broker told what a piece of work has done; see `Consumer.report_work`. Does not wait."""
+        self._client.report(work, tell)
+
     # -- carrying plans out ------------------------------------------------------------------------------------------
 
     async def _walk(self, plan: Generator[Any, Any, None]) -> AsyncGenerator[Any, None]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from types import TracebackType
 from typing import Any, Self, overload
 
@@ -296,24 +296,6 @@ class Consumer(Lookups):
         """Hand back messages that were not looked at; the attempt does not count. Raises as `nack`."""
         wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
         self._run(plans.hand_back(given, there, group, wait_s, delay_s=0.0, unstarted=True))
-
-    @property
-    def source(self) -> str:
-        """Data source of all calls that name none."""
-        return self._client.source
-
-    def report_work(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
-        """Have the broker told what a piece of work has done, with each sign of life.
-
-        Parameters
-        ----------
-        work : hashable
-            Whose report it is; a second one replaces the first.
-        tell : callable
-            Returns `group`, `source`, `stream`, `running` and the numbers of `StageCounts`; called by a thread of the
-            SDK, must not block.
-        """
-        self._client.report(work, tell)
 
     # -- its life ----------------------------------------------------------------------------------------------------
 

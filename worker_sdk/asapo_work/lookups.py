@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
 from asapo_work import plans, queries, ranges
@@ -300,6 +300,24 @@ class Lookups:
     def receivers(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Return the receivers that are alive."""
         return self._run(plans.receivers(self._client.wait_s(timeout_s)))
+
+    @property
+    def source(self) -> str:
+        """Data source of all calls that name none."""
+        return self._client.source
+
+    def report_work(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
+        """Have the broker told what a piece of work has done, with each sign of life.
+
+        Parameters
+        ----------
+        work : hashable
+            Whose report it is; a second one replaces the first.
+        tell : callable
+            Returns `group`, `source`, `stream`, `running` and the numbers of `StageCounts`; called by a thread of the
+            SDK, must not block.
+        """
+        self._client.report(work, tell)
 
     def _run(self, plan: Plan[T]) -> T:
         """Carry a plan out, waiting in this thread."""

@@ -9,6 +9,7 @@ import time
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from typing import Any, Final, NamedTuple, TypeVar, overload
 
+from asapo.models import check_name
 from asapo.wire.events import Event
 from asapo_work import plans, queries, ranges
 from asapo_work.client import STREAM_TIMEOUT_S, Client
@@ -210,14 +211,13 @@ class AsyncLookups:
         await asyncio.to_thread(lambda: message.raw)
         return message
 
-    @property
-    def source(self) -> str:
-        """Data source of all calls that name none."""
-        return self._client.source
-
-    def report_work(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
+    def report_work(
+        self, work: object, tell: Callable[[], dict[str, Any]], *, group: str, stream: str = "default",
+        source: str | None = None,
+    ) -> None:  # fmt: skip
         """Have the broker told what a piece of work has done; see `Consumer.report_work`. Does not wait."""
-        self._client.report(work, tell)
+        named = {"group": check_name("group", group), **self._client.place(stream, source).fields}
+        self._client.report(work, lambda: {**tell(), **named})
 
     # -- carrying plans out ------------------------------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
+from asapo.models import check_name
 from asapo_work import plans, queries, ranges
 from asapo_work.client import STREAM_TIMEOUT_S, BaseClient
 from asapo_work.live import LiveSettings, LiveView
@@ -301,12 +302,10 @@ class Lookups:
         """Return the receivers that are alive."""
         return self._run(plans.receivers(self._client.wait_s(timeout_s)))
 
-    @property
-    def source(self) -> str:
-        """Data source of all calls that name none."""
-        return self._client.source
-
-    def report_work(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
+    def report_work(
+        self, work: object, tell: Callable[[], dict[str, Any]], *, group: str, stream: str = "default",
+        source: str | None = None,
+    ) -> None:  # fmt: skip
         """Have the broker told what a piece of work has done, with each sign of life.
 
         Parameters
@@ -314,10 +313,12 @@ class Lookups:
         work : hashable
             Whose report it is; a second one replaces the first.
         tell : callable
-            Returns `group`, `source`, `stream`, `running` and the numbers of `StageCounts`; called by a thread of the
-            SDK, must not block.
+            Returns the numbers of `StageCounts` so far and `running`; called by a thread of the SDK, must not block.
+        group, stream, source : str
+            What the work reads.
         """
-        self._client.report(work, tell)
+        named = {"group": check_name("group", group), **self._client.place(stream, source).fields}
+        self._client.report(work, lambda: {**tell(), **named})
 
     def _run(self, plan: Plan[T]) -> T:
         """Carry a plan out, waiting in this thread."""

@@ -130,7 +130,7 @@ class Stage:
             Whatever `process` raised; its messages are handed back.
         """
         self._counts, self._began_s = StageCounts(), time.monotonic()
-        self._consumer.report_work(self, self._told)
+        self._consumer.report_work(self, self._told, group=self._group, stream=self._reading["stream"])
         try:
             for messages in self._consumer.stream(**self._reading):
                 self._work(messages)
@@ -149,8 +149,7 @@ class Stage:
 
     def _told(self) -> dict[str, Any]:
         """Return what the broker is told with each sign of life."""
-        place = {"source": self._consumer.source, "stream": self._reading["stream"]}
-        return {"group": self._group, **place, **asdict(self.counts), "running": self._began_s is not None}
+        return {**asdict(self.counts), "running": self._began_s is not None}
 
     def stop(self) -> None:
         """End `run` after the messages that are at work; any thread."""

@@ -18,11 +18,10 @@ class FakeConsumer:
         ]
         self.done: list[int] = []
         self.settings: dict[str, Any] = {}
-        self.source = "det"
         self.told: Any = None
 
-    def report_work(self, work: Any, tell: Any) -> None:
-        self.told = tell
+    def report_work(self, work: Any, tell: Any, **place: Any) -> None:
+        self.told = lambda: {**tell(), **place}
 
     def stream(self, **settings: Any) -> Any:
         self.settings = settings
@@ -131,7 +130,7 @@ def test_a_stage_tells_what_it_does_while_it_does_it() -> None:
         (3, 3, 300, True),
     ]
     last = consumer.told()
-    assert (last["group"], last["source"], last["stream"], last["running"]) == ("g", "det", "run", False)
+    assert (last["group"], last["stream"], last["running"]) == ("g", "run", False)
     assert (last["taken"], last["errors"]) == (3, 1)
     assert 0 < last["user_s"] <= last["wall_s"] == stage.counts.wall_s
     assert stage.counts.rate_hz == pytest.approx(3 / last["wall_s"])

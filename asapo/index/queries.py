@@ -10,7 +10,7 @@ from typing import Final
 
 from asapo.errors import DeadlineExceeded, WrongInput
 from asapo.index.database import Database
-from asapo.index.gaps import ABSENT, PARTS, Incomplete
+from asapo.index.gaps import ABSENT, DENSE, PARTS, Incomplete
 from asapo.index.interface import QUERY_ROW_LIMIT, QUERY_TIME_LIMIT_S, Explanation, RowTuple, key_path
 from asapo.index.keys import declared
 from asapo.index.plans import ID, Planner, Range, Span, Statement, count, ranges, sample
@@ -71,6 +71,8 @@ class SqliteQueries:
     ) -> list[tuple[int, int]]:
         """Return the first `limit` closed ranges of ids, from `first` to the highest id, that are not there."""
         with self._looking(stream_no, time_limit_s) as (connection, _):
+            if connection.execute(DENSE, (first, stream_no, first)).fetchone()[0]:
+                return []
             return connection.execute(ABSENT, (first - 1, stream_no, first, limit)).fetchall()
 
     def incomplete(

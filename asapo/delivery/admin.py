@@ -95,7 +95,7 @@ def facts(group: Group, now_s: float) -> dict[str, Any]:
     oldest_s = cursor.oldest_s
     return {
         "ordered": cursor.ordered,
-        "where": group.where,
+        "where": group.terms.where,
         "position": cursor.position,
         "floor": cursor.floor,
         "held": cursor.n_outstanding,

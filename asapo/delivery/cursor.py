@@ -235,7 +235,7 @@ class GroupCursor(Pending):
         if lo > hi:
             return
         kept = RangeSet([(lo, hi)])
-        for message_id in filter(lambda one: lo <= one <= hi, self._pending()):
+        for message_id in filter(lambda one: lo <= one <= hi, self.pending()):
             kept.remove(message_id)
         target = self.ahead if self.ordered else self.acked_ids
         for a, b in kept:
@@ -282,10 +282,14 @@ class GroupCursor(Pending):
             failed = self.attempts[message_id] = self.attempts.get(message_id, 0) + 1
             if 0 < self.max_attempts <= failed:
                 del self.attempts[message_id]
-                self._settle_one(message_id, entry)
-                self.dead.add(message_id, self._key(message_id, entry), failed, failure, holder.worker)
+                self._give_up(message_id, entry, failed, failure, holder.worker)
                 return
         self._again.put(message_id, entry, due_s)
+
+    def _give_up(self, message_id: int, entry: Entry, attempts: int, failure: Failure, worker: str) -> None:
+        """Make a message a dead letter."""
+        self._settle_one(message_id, entry)
+        self.dead.add(message_id, self._key(message_id, entry), attempts, failure, worker)
 
     # -- time ---------------------------------------------------------------------------------------------------
 

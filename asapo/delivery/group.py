@@ -4,18 +4,28 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from math import inf
 from operator import itemgetter, lt
 from typing import Final
 
 from asapo.delivery.answers import answer_next
+from asapo.delivery.backlog import BACKLOG_LOW, Backlog
+from asapo.delivery.chunks import ChunkCursor
 from asapo.delivery.cursor import NO_LETTERS, GroupCursor
+from asapo.delivery.datasets import DatasetRule, Incomplete
 from asapo.delivery.leases import GroupState
+from asapo.delivery.needs import AGAIN
+from asapo.delivery.needs import Again as Again
+from asapo.delivery.needs import Answer as Answer
+from asapo.delivery.needs import Granted as Granted
+from asapo.delivery.needs import NeedBacklog as NeedBacklog
+from asapo.delivery.needs import NeedUnseen as NeedUnseen
 from asapo.delivery.rows import (
     Entry,
     RowTuple,
     assemble,
     entry_id,
+    entry_ids,
     entry_rows,
     entry_seq,
     flatten,
@@ -23,8 +33,9 @@ from asapo.delivery.rows import (
     row_id,
     row_seq,
 )
+from asapo.delivery.terms import Terms
 from asapo.delivery.window import Added, Slice, StreamWindow
-from asapo.errors import StreamState, WrongInput
+from asapo.errors import WrongInput
 
 Matches = Callable[[RowTuple], bool]
 """A filter on one index row."""
@@ -33,82 +44,6 @@ SCAN_ENTRIES: Final = 4096
 """Entries a filter looks at in one call, so that one group never holds up the others."""
 CHUNK_ENTRIES: Final = 256
 """Entries taken at once when some are left out."""
-BACKLOG_ROWS: Final = 3_000
-"""Rows asked from the index at once: many groups take turns at it, and each keeps its rows in memory."""
-BACKLOG_LOW: Final = 1_500
-"""The next backlog is asked for when fewer entries than this are left."""
-
-
-@dataclass(frozen=True, slots=True)
-class NeedBacklog:
-    """Load messages with `from_key` <= key < `below` from the index, at most about `limit` rows, then `add_backlog`.
-
-    Keys are ids when `ordered`, else arrival numbers. A dataset belongs to the key of its last part and comes whole;
-    incomplete datasets may be left out.
-    """
-
-    ordered: bool
-    from_key: int
-    below: int
-    limit: int = BACKLOG_ROWS
-
-
-@dataclass(frozen=True, slots=True)
-class NeedUnseen:
-    """Load rows with `after_seq` < seq <= `upto_seq` and id < `below_id`, in the order of seq, then `add_unseen`.
-
-    They came while no core looked after the group, with ids it had passed already.
-    """
-
-    after_seq: int
-    upto_seq: int
-    below_id: int
-    limit: int = BACKLOG_ROWS
-
-
-@dataclass(frozen=True, slots=True)
-class Again:
-    """The filter looked at its share and found nothing; call again, after others had their turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Granted:
-    """Messages given to a session."""
-
-    ids: list[int]
-    rows: list[RowTuple]
-    """One per message; all parts of a dataset."""
-    attempts: dict[int, int]
-    """Id to delivery count, for those delivered more than once."""
-    late: list[int]
-    """Ids that came below the group's position."""
-    need: NeedBacklog | None = None
-    """Load this already now, so that the next call does not wait for it."""
-
-
-Answer = Granted | NeedBacklog | NeedUnseen | Again | StreamState
-AGAIN: Final = Again()
-
-
-@dataclass(slots=True)
-class _Backlog:
-    """Entries read from the index for one group, served before the window."""
-
-    keys: list[int] = field(default_factory=list)
-    ids: list[int] = field(default_factory=list)
-    entries: list[Entry] = field(default_factory=list)
-    covered_below: int = 0
-    """Every message with a key from the position up to here is in the backlog."""
-
-    def take(self, position: int, n: int) -> Slice:
-        first = bisect_left(self.keys, position)
-        end = min(first + n, len(self.keys))
-        part = slice(first, end)
-        position = self.keys[end - 1] + 1 if end < len(self.keys) else self.covered_below
-        return Slice(self.keys[part], self.ids[part], self.entries[part], position)
-
-    def left(self, position: int) -> int:
-        return len(self.keys) - bisect_left(self.keys, position)
 
 
 class Group:
@@ -118,10 +53,10 @@ class Group:
     ----------
     window : StreamWindow
         The stream's window, shared by its groups; the owner of both is `StreamDelivery`.
-    ordered : bool
-        By id below the watermark, or by arrival.
-    where, matches : str and callable
-        The filter's text and its evaluation on one row; a dataset matches when one of its parts does.
+    ordered, where, min_parts, dataset_timeout_s, aligned
+        See `Terms`.
+    matches : callable
+        The filter's evaluation on one row; a dataset matches when one of its parts does.
     lease_s : float
         Default lease in seconds.
     max_attempts : int
@@ -134,7 +69,7 @@ class Group:
     Raises
     ------
     WrongInput
-        If there is a filter text without its evaluation, or the other way round.
+        If there is a filter text without its evaluation, or the other way round, or if the terms do not go together.
     """
 
     def __init__(
@@ -148,23 +83,35 @@ class Group:
         max_attempts: int = 0,
         state: GroupState | None = None,
         dead: Mapping[int, int] = NO_LETTERS,
+        min_parts: int = 0,
+        dataset_timeout_s: float = 0.0,
+        aligned: int = 0,
     ) -> None:
         if bool(where) != (matches is not None):
             raise WrongInput(f"group filter {where!r}: expected its text and its evaluation together")
         self.window = window
-        self.where = where
+        self.terms = Terms(ordered, where, min_parts, dataset_timeout_s, aligned).check()
         self.matches = matches
         self.lease_s = lease_s
-        self.cursor = GroupCursor(
-            ordered=ordered, max_attempts=max_attempts, state=state, given_below=window.id_max + 1, dead=dead
+        given_below = window.id_max + 1
+        self.cursor = (
+            ChunkCursor(aligned, max_attempts=max_attempts, state=state, given_below=given_below, dead=dead)
+            if aligned
+            else GroupCursor(
+                ordered=ordered, max_attempts=max_attempts, state=state, given_below=given_below, dead=dead
+            )
         )
+        rule = DatasetRule(min_parts, dataset_timeout_s)
+        kept = () if state is None else (state.given_incomplete, state.late_parts)
+        self.incomplete = Incomplete(rule, *kept) if rule else None
+        """What to do about datasets of which parts are missing; None: they are not given."""
         self.fetched: dict[int, Entry | None] = {}
         """Entries of dead letters that were loaded to be given out again; None for those that are no more."""
         self.used_s = 0.0
         """When a session last asked for something, set by whoever serves it; monotonic clock, in seconds."""
         self._held_at_most = 0
         """Messages given out since they were last counted, and those."""
-        self._backlog = _Backlog()
+        self._backlog = Backlog()
         self._unseen_from = self._unseen_upto = self._unseen_below = 0
         if state is not None and ordered and (state.floor or state.done):
             self._unseen_from, self._unseen_upto = state.seen_seq, window.head_seq
@@ -177,7 +124,7 @@ class Group:
         cursor = self.cursor
         edge = max(cursor.position, self._backlog.covered_below)
         if cursor.ordered:
-            edge = max(edge, low)
+            edge = max(edge, low, self._low)
             if added.lowest >= edge and added.lowest > cursor.ahead.last:
                 return
             keys: Sequence[int] = added.ids
@@ -185,14 +132,32 @@ class Group:
             keys = list(map(entry_seq, added.entries))
             if min(keys) >= edge:
                 return
-        waiting = set(self._backlog.ids[bisect_left(self._backlog.keys, cursor.position) :])
+        backlog = self._backlog
+        first = bisect_left(backlog.keys, cursor.position)
+        waiting = {one: at for at, one in enumerate(backlog.ids[first:], first)}
         for key, message_id, entry in zip(keys, added.ids, added.entries, strict=True):
-            if message_id in waiting:
+            if self._needs_nothing(message_id, entry):
                 continue
-            if key < edge:
+            if message_id in waiting:
+                backlog.entries[waiting[message_id]] = entry
+                if self.incomplete is not None and key in cursor.ahead:
+                    cursor.forget_done(message_id, entry)  # it counted as a gap while parts were missing
+            elif key < edge:
                 self._arrive_late(message_id, entry)
             elif cursor.ordered and key in cursor.ahead:
                 cursor.forget_done(message_id, entry)
+
+    def parts_came(self, rows: Sequence[RowTuple]) -> int:
+        """Take note of new rows; return how many are parts of datasets that the group was given without them."""
+        return 0 if self.incomplete is None else self.incomplete.came(rows, self.cursor.position)
+
+    def _needs_nothing(self, message_id: int, entry: Entry) -> bool:
+        """Tell whether a dataset that is complete now was given incomplete, or will be given with the next chunk."""
+        if self.incomplete is None:
+            return False
+        cursor = self.cursor
+        gathered = isinstance(cursor, ChunkCursor) and cursor.completed(message_id, entry)
+        return gathered or message_id in self.incomplete.given
 
     def add_backlog(self, rows: Sequence[RowTuple], *, from_key: int, covered_below: int) -> None:
         """Take rows loaded for `NeedBacklog`.
@@ -211,7 +176,7 @@ class Group:
             return  # an answer to a question that was answered before
         keys, ids, entries = self._unknown(self._entries(rows), edge, covered_below)
         at = bisect_left(backlog.keys, cursor.position)
-        self._backlog = _Backlog(
+        self._backlog = Backlog(
             backlog.keys[at:] + keys, backlog.ids[at:] + ids, backlog.entries[at:] + entries, covered_below
         )
 
@@ -242,8 +207,10 @@ class Group:
         if covered_seq <= self._unseen_from:
             return
         cursor = self.cursor
-        for entry in self._entries(rows):
+        for entry in self._entries(rows, complete=True):
             message_id = entry_id(entry)
+            if self._needs_nothing(message_id, entry):
+                continue
             new = self._unseen_from < entry_seq(entry) <= min(covered_seq, self._unseen_upto)
             if new and message_id < cursor.position:
                 self._arrive_late(message_id, entry)
@@ -263,11 +230,13 @@ class Group:
         else:
             self.cursor.passed += 1
 
-    def _entries(self, rows: Sequence[RowTuple]) -> list[Entry]:
+    def _entries(self, rows: Sequence[RowTuple], *, complete: bool = False) -> list[Entry]:
         """Assemble rows of the index; the window may not have met a dataset of this stream yet."""
         if any(map(row_dataset_size, rows)):
             self.window.has_datasets = True
-        return assemble(rows)
+        if self.incomplete is None or complete:
+            return assemble(rows)
+        return self.incomplete.wanted(assemble(rows, incomplete=True))
 
     # -- what goes out ------------------------------------------------------------------------------------------
 
@@ -290,21 +259,34 @@ class Group:
         if self._unseen_from < self._unseen_upto:
             return NeedUnseen(self._unseen_from, self._unseen_upto, self._unseen_below)
         cursor = self.cursor
-        ids, entries = cursor.take_again(session, n, now_s)
-        late = [message_id for message_id in ids if message_id in cursor.late_ids]
-        stopped = self._fill(ids, entries, n) if len(ids) < n else None
+        if self.incomplete is not None:
+            for parts in self.incomplete.late(self.window, now_s):
+                self._arrive_late(entry_id(parts), parts)
+        chunks = cursor if isinstance(cursor, ChunkCursor) else None
+        ids, entries = cursor.take_again(session, 1 if chunks else n, now_s)
+        if chunks is None:
+            stopped = self._fill(ids, entries, n, now_s) if len(ids) < n else None
+        else:
+            stopped = None if ids else self._fill_chunk(chunks, ids, entries, now_s)
         if not ids:
             return stopped or answer_next(self.window, cursor, session)
         cursor.lease(session, ids, entries, lease_s or self.lease_s, now_s, worker=worker)
-        self._held_at_most += len(ids)
+        return self._granted(ids, entries)
+
+    def _granted(self, ids: list[int], entries: list[Entry]) -> Granted:
+        """Tell of messages that were leased; `ids` are those under which the cursor knows them."""
+        cursor = self.cursor
         attempts = cursor.attempts
-        return Granted(
-            ids,
-            flatten(entries) if self.window.has_datasets else entries,
-            {one: attempts[one] + 1 for one in ids if one in attempts} if attempts else {},
-            late,
-            self._look_ahead(),
-        )
+        late = [one for one in ids if one in cursor.late_ids] if cursor.late_ids else []
+        tried = {one: attempts[one] + 1 for one in ids if one in attempts} if attempts else {}
+        if self.terms.aligned:
+            tried = {one: tried[first] for first, some in zip(ids, entries, strict=True) if first in tried
+                     for one in entry_ids(some)}  # fmt: skip
+            ids = [one for some in entries for one in entry_ids(some)]
+        self._held_at_most += len(ids)
+        rows = flatten(entries) if self.window.has_datasets or self.terms.aligned else entries
+        incomplete = 0 if self.incomplete is None else self.incomplete.note_given(entries)
+        return Granted(ids, rows, tried, late, self._look_ahead(), incomplete)
 
     def is_holding(self, limit: int) -> bool:
         """Return whether sessions hold at least `limit` messages; counts them only when that may be."""
@@ -312,10 +294,21 @@ class Group:
             self._held_at_most = self.cursor.n_outstanding
         return self._held_at_most >= limit
 
-    def _fill(self, ids: list[int], entries: list[Entry], n: int) -> NeedBacklog | Again | None:
+    def _fill_chunk(
+        self, chunks: ChunkCursor, ids: list[int], entries: list[Entry], now_s: float
+    ) -> NeedBacklog | Again | None:
+        """Add the next chunk once it is full, or the last one of a stream; return as `_fill`."""
+        stopped = self._fill(chunks.ids, chunks.entries, chunks.size, now_s)
+        at_end = stopped is None and self.window.complete and chunks.position > self.window.last_id
+        if len(chunks.ids) == chunks.size or (chunks.ids and at_end):
+            ids.append(chunks.ids[0])
+            entries.append(chunks.take_chunk())
+        return stopped
+
+    def _fill(self, ids: list[int], entries: list[Entry], n: int, now_s: float) -> NeedBacklog | Again | None:
         """Add new messages up to `n`; return what kept it from going on, None when the stream has no more now."""
         cursor = self.cursor
-        choosy = self.matches is not None or bool(cursor.ahead) or bool(cursor.acked_ids)
+        choosy = self.matches is not None or bool(cursor.ahead) or bool(cursor.acked_ids) or self.incomplete is not None
         looked = 0
         while len(ids) < n:
             if looked >= SCAN_ENTRIES:
@@ -325,6 +318,8 @@ class Group:
             part = self._read(want)
             if isinstance(part, NeedBacklog):
                 return part
+            if self.incomplete is not None:
+                part = self.incomplete.read(self.window, part, before, want, now_s, cursor.ahead)
             looked += len(part.ids)
             if choosy:
                 self._choose(part, ids, entries, n)
@@ -341,14 +336,22 @@ class Group:
         if position < backlog.covered_below:
             return backlog.take(position, n)
         if backlog.keys:
-            self._backlog = _Backlog()
+            self._backlog = Backlog()
         if self.cursor.ordered:
-            if position < self.window.low:
-                return NeedBacklog(True, position, self.window.low)
-            return self.window.slice_ordered(position, n)
+            if position < self._low:
+                return NeedBacklog(True, position, self._low)
+            return self.window.slice_ordered(position, n, dense=self.incomplete is not None)
         if position < self.window.seq_low:
             return NeedBacklog(False, position, self.window.seq_low)
         return self.window.slice_arrival(position, n)
+
+    @property
+    def _low(self) -> int:
+        """Id from which on the window has all that an ordered group gives."""
+        window = self.window
+        if self.incomplete is None:
+            return window.low
+        return max(window.low, min(window.aside.low, window.settled_below))
 
     def _choose(self, part: Slice, ids: list[int], entries: list[Entry], n: int) -> None:
         """Take what the filter lets pass and what is not done; stop behind the n-th."""
@@ -371,7 +374,7 @@ class Group:
     def _look_ahead(self) -> NeedBacklog | None:
         """Return the next backlog to load while there is still some to serve."""
         backlog, ordered = self._backlog, self.cursor.ordered
-        low = self.window.low if ordered else self.window.seq_low
+        low = self._low if ordered else self.window.seq_low
         if self.cursor.position >= low or backlog.left(self.cursor.position) >= BACKLOG_LOW:
             return None
         edge = max(backlog.covered_below, self.cursor.position)
@@ -379,11 +382,30 @@ class Group:
 
     def seek(self, position: int) -> int:
         """Go on at another place; see `GroupCursor.seek`."""
-        self._backlog = _Backlog()
+        self._backlog = Backlog()
         self._unseen_from = self._unseen_upto
+        if self.incomplete is not None:
+            self.incomplete = Incomplete(self.incomplete.rule)
         return self.cursor.seek(position)
+
+    @property
+    def waits_for_time(self) -> bool:
+        """True while a dataset is waited for whose time ends: look again then although nothing comes."""
+        return self.incomplete is not None and self.incomplete.due_s < inf
+
+    def next_event_s(self) -> float:
+        """Return when to look again although nothing comes: at the end of a lease, a delay, or a dataset's time."""
+        due_s = inf if self.incomplete is None else self.incomplete.due_s
+        return min(self.cursor.next_event_s(), due_s)
 
     def snapshot(self) -> GroupState:
         """Return the state to store; clears `cursor.dirty`."""
         seen = self._unseen_from if self._unseen_from < self._unseen_upto else self.window.head_seq
-        return self.cursor.snapshot(where=self.where, seen_seq=seen)
+        terms = self.terms
+        state = self.cursor.snapshot(where=terms.where, seen_seq=seen)._replace(
+            min_parts=terms.min_parts, dataset_timeout_s=terms.dataset_timeout_s, aligned=terms.aligned
+        )
+        if self.incomplete is None:
+            return state
+        given = tuple(self.incomplete.given)
+        return state._replace(given_incomplete=given, late_parts=self.incomplete.late_parts)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from asapo.delivery.ranges import RangeSet
 from asapo.delivery.rows import Entry
+from asapo.delivery.terms import Terms
 
 
 @dataclass(slots=True)
@@ -63,3 +64,16 @@ class GroupState(NamedTuple):
     """Messages that the filter left out."""
     late: int
     """Messages that arrived below the group's position."""
+    min_parts: int = 0
+    dataset_timeout_s: float = 0.0
+    aligned: int = 0
+    """These three: see `Terms`."""
+    given_incomplete: tuple[tuple[int, int], ...] = ()
+    """Ids of datasets that were given incomplete."""
+    late_parts: int = 0
+    """Parts that came after their dataset was given."""
+
+    @property
+    def terms(self) -> Terms:
+        """How the group reads."""
+        return Terms(self.ordered, self.where, self.min_parts, self.dataset_timeout_s, self.aligned)

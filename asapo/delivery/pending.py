@@ -82,14 +82,15 @@ class Pending:
         """Return the sessions that hold messages, with their names."""
         return {session: holder.worker for session, holder in self._sessions.items() if holder.held}
 
-    def _pending(self) -> Iterator[int]:
+    def pending(self) -> Iterator[int]:
+        """Yield the ids of all messages that were read, or came late, and are not done."""
         yield from self._again
         for holder in self._sessions.values():
             yield from holder.held
 
     def _pending_keys(self) -> list[int]:
         if self.ordered:
-            return sorted(self._pending())
+            return sorted(self.pending())
         entries = self._again.entries()
         for holder in self._sessions.values():
             for lease in holder.leases:

@@ -22,19 +22,37 @@ ROW_BYTES: Final = 640
 
 
 class Parts(tuple[RowTuple, ...]):
-    """The rows of one complete dataset, ordered by substream."""
+    """The rows of one dataset, ordered by substream: all of them, or those that a group is content with."""
 
     __slots__ = ()
 
 
-Entry = RowTuple | Parts
-"""What a group is given for one id."""
+class Chunk(tuple["Entry", ...]):
+    """Messages that are given to one session as a whole, ascending."""
+
+    __slots__ = ()
+
+
+Entry = RowTuple | Parts | Chunk
+"""What a group is given for one id; a chunk stands for the id of its first message."""
 
 
 def entry_id(entry: Entry) -> int:
     """Return the id of a message or dataset."""
+    if type(entry) is Chunk:
+        return entry_id(entry[0])
     found: int = row_id(entry[0] if type(entry) is Parts else entry)
     return found
+
+
+def entry_members(entry: Entry) -> Sequence[Entry]:
+    """Return the messages and datasets of an entry: those of a chunk, or itself."""
+    return entry if type(entry) is Chunk else (entry,)
+
+
+def entry_ids(entry: Entry) -> list[int]:
+    """Return the ids of all messages of an entry."""
+    return list(map(entry_id, entry_members(entry)))
 
 
 def entry_seq(entry: Entry) -> int:
@@ -45,7 +63,12 @@ def entry_seq(entry: Entry) -> int:
 
 def entry_rows(entry: Entry) -> Sequence[RowTuple]:
     """Return the rows of an entry: one, or one per part."""
-    return entry if type(entry) is Parts else (entry,)
+    return flatten(entry) if type(entry) is Chunk else entry if type(entry) is Parts else (entry,)
+
+
+def is_incomplete(entry: Entry) -> bool:
+    """Tell whether this is a dataset of which parts are missing."""
+    return type(entry) is Parts and len(entry) < row_dataset_size(entry[0])
 
 
 def flatten(entries: Iterable[Entry]) -> list[RowTuple]:
@@ -63,8 +86,8 @@ def gather(parts: list[RowTuple]) -> Parts | None:
     return Parts(sorted(parts, key=row_substream)) if len(parts) >= row_dataset_size(parts[0]) else None
 
 
-def assemble(rows: Sequence[RowTuple]) -> list[Entry]:
-    """Return the messages and complete datasets among `rows`; parts of incomplete datasets are left out."""
+def assemble(rows: Sequence[RowTuple], *, incomplete: bool = False) -> list[Entry]:
+    """Return the messages and complete datasets among `rows`, and the `incomplete` ones only when told to."""
     if not any(map(row_dataset_size, rows)):
         return list(rows)
     out: list[Entry] = []
@@ -74,5 +97,8 @@ def assemble(rows: Sequence[RowTuple]) -> list[Entry]:
             parts.setdefault(row_id(row), []).append(row)
         else:
             out.append(row)
-    out.extend(found for found in map(gather, parts.values()) if found is not None)
+    for some in parts.values():
+        found = Parts(sorted(some, key=row_substream)) if incomplete else gather(some)
+        if found is not None:
+            out.append(found)
     return out

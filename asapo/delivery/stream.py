@@ -8,7 +8,8 @@ from math import inf
 from asapo.delivery.cursor import NO_LETTERS
 from asapo.delivery.group import Group, Matches
 from asapo.delivery.leases import GroupState
-from asapo.delivery.rows import RowTuple
+from asapo.delivery.rows import RowTuple, row_seq
+from asapo.delivery.terms import Terms
 from asapo.delivery.window import Added, StreamWindow
 from asapo.errors import GroupMismatch
 
@@ -25,14 +26,21 @@ class StreamDelivery:
     def __init__(self, *, low: int = 1, head_seq: int = 0) -> None:
         self.window = StreamWindow(low=low, head_seq=head_seq)
         self.groups: dict[str, Group] = {}
+        self.late_parts = 0
+        """Parts that came after a group was given their dataset."""
 
-    def add(self, rows: Sequence[RowTuple]) -> Added:
-        """Take newly indexed rows, in the order of seq, and tell the groups."""
-        return self._tell(self.window.add(rows))
+    def add(self, rows: Sequence[RowTuple], now_s: float = 0.0) -> Added:
+        """Take newly indexed rows, in the order of seq, and tell the groups; `now_s` is the monotonic clock."""
+        head_seq = self.window.head_seq
+        added = self._tell(self.window.add(rows, now_s))
+        if any(group.incomplete is not None for group in self.groups.values()):
+            new = [row for row in rows if row_seq(row) > head_seq]
+            self.late_parts += sum(group.parts_came(new) for group in self.groups.values())
+        return added
 
-    def add_parts(self, rows: Sequence[RowTuple]) -> Added:
+    def add_parts(self, rows: Sequence[RowTuple], now_s: float = 0.0) -> Added:
         """Take all parts of datasets that were named by `window.orphans`, and tell the groups."""
-        return self._tell(self.window.add_parts(rows))
+        return self._tell(self.window.add_parts(rows, now_s))
 
     def _tell(self, added: Added) -> Added:
         if added.ids:
@@ -51,24 +59,30 @@ class StreamDelivery:
         max_attempts: int = 0,
         state: GroupState | None = None,
         dead: Mapping[int, int] = NO_LETTERS,
+        min_parts: int = 0,
+        dataset_timeout_s: float = 0.0,
+        aligned: int = 0,
     ) -> Group:
-        """Return the group, made at the first call; its order and filter are fixed then.
+        """Return the group, made at the first call; its `Terms` are fixed then.
 
         `state` and `dead` are what was stored of a group that this core does not know yet.
 
         Raises
         ------
         GroupMismatch
-            If the group (or its stored state) has another order or filter.
+            If the group (or its stored state) has other terms.
+        WrongInput
+            If the terms do not go together.
         """
         group = self.groups.get(name)
-        found = (group.cursor.ordered, group.where) if group else (state.ordered, state.where) if state else None
-        if found is not None and found != (ordered, where):
+        terms = Terms(ordered, where, min_parts, dataset_timeout_s, aligned).check()
+        found = group.terms if group else state.terms if state else None
+        if found is not None and found != terms:
             raise GroupMismatch(
-                f"group {name!r} has {_describe(*found)}, not {_describe(ordered, where)}; use another group name",
+                f"group {name!r} has {found}, not {terms}; use another group name",
                 group=name,
-                expected={"ordered": found[0], "where": found[1]},
-                found={"ordered": ordered, "where": where},
+                expected=found._asdict(),
+                found=terms._asdict(),
             )
         if group is None:
             group = self.groups[name] = Group(
@@ -80,6 +94,9 @@ class StreamDelivery:
                 max_attempts=max_attempts,
                 state=state,
                 dead=dead,
+                min_parts=min_parts,
+                dataset_timeout_s=dataset_timeout_s,
+                aligned=aligned,
             )
         return group
 
@@ -101,10 +118,6 @@ class StreamDelivery:
     def snapshot(self, *, everything: bool = False) -> dict[str, GroupState]:
         """Return the state of the groups that changed since the last call, or of all."""
         return {name: group.snapshot() for name, group in self.groups.items() if everything or group.cursor.dirty}
-
-
-def _describe(ordered: bool, where: str) -> str:
-    return f"{'ordered' if ordered else 'arrival'} delivery, filter {where!r}"
 
 
 def other_bound(name: str, expected: int, found: int) -> GroupMismatch:

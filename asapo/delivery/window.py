@@ -6,6 +6,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
+from asapo.delivery.datasets import Aside
 from asapo.delivery.rows import (
     Entry,
     RowTuple,
@@ -13,7 +14,6 @@ from asapo.delivery.rows import (
     entry_id,
     entry_seq,
     flatten,
-    gather,
     row_dataset_size,
     row_id,
     row_seq,
@@ -88,28 +88,27 @@ class StreamWindow:
         self._arrived_seqs: list[int] = []
         self._arrived_ids: list[int] = []
         self._arrived_entries: list[Entry] = []
-        self._aside: dict[int, list[RowTuple]] = {}
-        self._aside_low = low
+        self.aside = Aside(low)
+        """Datasets that are not complete."""
 
     def __len__(self) -> int:
         return len(self._ids)
 
     # -- what comes in ------------------------------------------------------------------------------------------
 
-    def load(self, rows: Sequence[RowTuple]) -> None:
+    def load(self, rows: Sequence[RowTuple], now_s: float = 0.0) -> None:
         """Take all rows with id >= `low` and seq <= `head_seq`: those indexed before this window began."""
+        entries: Sequence[Entry] = rows
         if any(map(row_dataset_size, rows)):
             self.has_datasets = True
-            for row in rows:
-                if row_dataset_size(row):
-                    self._aside.setdefault(row_id(row), []).append(row)
-        entries = assemble(rows)
+            entries = self._complete(rows, now_s)
         self._insert(list(map(entry_id, entries)), entries)
-        for message_id in filter(self._by_id.__contains__, list(self._aside)):
-            del self._aside[message_id]
 
-    def add(self, rows: Sequence[RowTuple]) -> Added:
-        """Take newly indexed rows in the order of their seq; rows that were handed in before are ignored."""
+    def add(self, rows: Sequence[RowTuple], now_s: float = 0.0) -> Added:
+        """Take newly indexed rows in the order of their seq; rows that were handed in before are ignored.
+
+        `now_s` is the monotonic clock: from the first part of a dataset on, the time of the dataset runs.
+        """
         if rows and row_seq(rows[0]) <= self.head_seq:
             rows = [row for row in rows if row_seq(row) > self.head_seq]
         if not rows:
@@ -117,7 +116,7 @@ class StreamWindow:
         self.head_seq = row_seq(rows[-1])
         if self.has_datasets or any(map(row_dataset_size, rows)):
             self.has_datasets = True
-            entries = self._complete(rows)
+            entries = self._complete(rows, now_s)
             ids = list(map(entry_id, entries))
             seqs = list(map(entry_seq, entries))
         else:
@@ -134,10 +133,14 @@ class StreamWindow:
         self._insert(ids, entries)
         return Added(ids, entries, min(ids))
 
-    def add_parts(self, rows: Sequence[RowTuple]) -> Added:
+    def add_parts(self, rows: Sequence[RowTuple], now_s: float = 0.0) -> Added:
         """Take all parts of datasets named by `orphans`, in answer to a load by id."""
         self.orphans.difference_update(map(row_id, rows))
         entries = [entry for entry in assemble(rows) if entry_id(entry) not in self._by_id]
+        complete = set(map(entry_id, entries))
+        for row in rows:
+            if row_id(row) not in complete and row_id(row) not in self._by_id:
+                self.aside.add(row, now_s)
         if not entries:
             return NOTHING
         for entry in entries:
@@ -154,19 +157,16 @@ class StreamWindow:
             self._arrived_ids.insert(at, entry_id(entry))
             self._arrived_entries.insert(at, entry)
 
-    def _complete(self, rows: Sequence[RowTuple]) -> list[Entry]:
+    def _complete(self, rows: Sequence[RowTuple], now_s: float) -> list[Entry]:
         """Return messages and the datasets completed by these rows; keep the other parts aside."""
         out: list[Entry] = []
         for row in rows:
             message_id = row_id(row)
             if not row_dataset_size(row):
                 out.append(row)
-            elif message_id in self._aside or message_id >= self._aside_low:
-                parts = self._aside.setdefault(message_id, [])
-                parts.append(row)
-                found = gather(parts)
+            elif message_id in self.aside or message_id >= self.aside.low:
+                found = self.aside.add(row, now_s)
                 if found is not None:
-                    del self._aside[message_id]
                     out.append(found)
             else:
                 self.orphans.add(message_id)
@@ -225,7 +225,10 @@ class StreamWindow:
 
     def _settle(self) -> None:
         """Extend `settled_below` from the watermark over ids that follow without a hole."""
-        below = max(self.watermark, self.settled_below)
+        self.settled_below = self._dense_end(max(self.watermark, self.settled_below))
+
+    def _dense_end(self, below: int) -> int:
+        """Return the lowest id from `below` on that is not there."""
         ids = self._ids
         first = bisect_left(ids, below)
         if first < len(ids) and ids[first] == below:
@@ -239,7 +242,7 @@ class StreamWindow:
                     else:
                         high = middle - 1
             below = ids[high] + 1
-        self.settled_below = below
+        return below
 
     # -- what is read -------------------------------------------------------------------------------------------
 
@@ -253,14 +256,18 @@ class StreamWindow:
 
     def parts_of(self, message_id: int) -> Sequence[RowTuple]:
         """Return the parts that are there of an incomplete dataset."""
-        return self._aside.get(message_id, ())
+        return self.aside.parts(message_id)
 
-    def slice_ordered(self, from_id: int, n: int) -> Slice:
-        """Return up to `n` settled messages with id >= `from_id`, ascending; `from_id` must not be below `low`."""
+    def slice_ordered(self, from_id: int, n: int, *, dense: bool = False) -> Slice:
+        """Return up to `n` settled messages with id >= `from_id`, ascending; `from_id` must not be below `low`.
+
+        With `dense`, everything below `from_id` is settled for the caller: ids that follow without a hole are, too.
+        """
+        settled_below = self._dense_end(max(from_id, self.settled_below)) if dense else self.settled_below
         first = bisect_left(self._ids, from_id)
-        end = bisect_left(self._ids, self.settled_below, first)
+        end = bisect_left(self._ids, settled_below, first)
         ids = self._ids[first : min(first + n, end)]
-        position = ids[-1] + 1 if first + n < end else max(self.settled_below, from_id)
+        position = ids[-1] + 1 if first + n < end else max(settled_below, from_id)
         return Slice(ids, ids, list(map(self._by_id.__getitem__, ids)), position)
 
     def slice_arrival(self, from_seq: int, n: int) -> Slice:
@@ -303,7 +310,7 @@ class StreamWindow:
         cut = bisect_left(self._arrived_seqs, self.seq_low)
         if cut:
             del self._arrived_seqs[:cut], self._arrived_ids[:cut], self._arrived_entries[:cut]
-        self._prune_aside(limit_rows)
+        self.aside.prune(limit_rows)
         return dropped
 
     def _drop(self, ids: Iterable[int]) -> None:
@@ -313,12 +320,3 @@ class StreamWindow:
         self.n_bytes -= self.n_bytes * len(rows) // self.n_rows
         self.n_rows -= len(rows)
         self.seq_low = max(self.seq_low, max(map(row_seq, rows)) + 1)
-
-    def _prune_aside(self, limit_rows: int) -> None:
-        """Forget parts of the lowest incomplete datasets; if they go on after all, they come back as orphans."""
-        surplus = sum(map(len, self._aside.values())) - limit_rows
-        for message_id in sorted(self._aside) if surplus > 0 else ():
-            if surplus <= 0:
-                break
-            surplus -= len(self._aside.pop(message_id))
-            self._aside_low = max(self._aside_low, message_id + 1)

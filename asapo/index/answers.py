@@ -56,6 +56,11 @@ def parts_of(index: StreamRows, no: int, row: RowTuple) -> list[RowTuple]:
     return whole(index, no, [row_id(row)]) if row_dataset_size(row) else [row]
 
 
+def enough(rows: Sequence[RowTuple], min_parts: int) -> bool:
+    """Tell whether these rows of one id are a message, a complete dataset, or one with at least `min_parts` parts."""
+    return bool(rows) and (len(rows) >= row_dataset_size(rows[0]) or 0 < min_parts <= len(rows))
+
+
 def info_map(info: StreamInfo) -> dict[str, Any]:
     """Return what is known of a stream as a map for an answer."""
     return {

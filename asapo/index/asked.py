@@ -10,6 +10,7 @@ from asapo.delivery.rows import RowTuple, row_dataset_size
 from asapo.errors import DeadlineExceeded, WrongInput
 from asapo.index import cursors
 from asapo.index.cursors import Place
+from asapo.index.gaps import LISTS, Incomplete, cursor_behind, first_of
 from asapo.index.interface import Explanation
 from asapo.models import Row, StreamRef
 from asapo.query import Query, parse, projector
@@ -36,6 +37,12 @@ class Queried(Protocol):
     def explain(self, stream_no: int, query: Query, *, time_limit_s: float) -> Explanation:
         """Return how a query would be answered."""
 
+    def absent_ids(self, stream_no: int, first: int, limit: int, *, time_limit_s: float) -> Sequence[tuple[int, int]]:
+        """Return closed ranges of ids, from `first` to the highest id, that are not there."""
+
+    def incomplete(self, stream_no: int, first: int, limit: int, *, time_limit_s: float) -> Sequence[Incomplete]:
+        """Return the datasets with ids from `first` on that are not complete."""
+
 
 MakeRows = Callable[..., Rows]
 """Makes the event that carries rows: takes request number, rows, and more fields."""
@@ -61,6 +68,8 @@ def answer(index: Queried, ref: StreamRef, no: int, asked: Asked, limits: QueryL
     """
     if len(asked.text) > MAX_QUERY_BYTES:
         raise WrongInput(f"query of {len(asked.text)} characters: expected at most {MAX_QUERY_BYTES} bytes")
+    if asked.want in LISTS:
+        return _listed(index, no, asked, limits)
     query = parse(asked.text)
     try:
         if asked.want == "count":
@@ -68,7 +77,7 @@ def answer(index: Queried, ref: StreamRef, no: int, asked: Asked, limits: QueryL
         if asked.want == "explain":
             return Done(asked.request, {"explain": asdict(index.explain(no, query, time_limit_s=limits.run_s))})
         if asked.want:
-            raise WrongInput(f"want {asked.want!r:.80}: expected 'count', 'explain' or nothing")
+            raise WrongInput(f"want {asked.want!r:.80}: expected 'count', 'explain', 'gaps', 'incomplete' or nothing")
         return _messages(index, ref, no, asked, query, limits, make_rows)
     except DeadlineExceeded as exc:
         raise DeadlineExceeded(
@@ -77,6 +86,25 @@ def answer(index: Queried, ref: StreamRef, no: int, asked: Asked, limits: QueryL
             after_s=limits.run_s,
             limit="query_limit_s",
         ) from exc
+
+
+def _listed(index: Queried, no: int, asked: Asked, limits: QueryLimits) -> Done:
+    """Answer with the ids that a stream lacks, or with the datasets that lack parts."""
+    if asked.text:
+        raise WrongInput(f"want {asked.want!r} with a query: expected no text, it is of the whole stream")
+    limit = max(1, min(asked.limit, limits.rows))
+    read: Callable[..., Sequence[Sequence[int]]] = index.absent_ids if asked.want == "gaps" else index.incomplete
+    try:
+        found = read(no, first_of(asked.after), limit, time_limit_s=limits.run_s)
+    except DeadlineExceeded as exc:
+        raise DeadlineExceeded(
+            f"finding the {asked.want} took longer than {limits.run_s:g} s, which is this broker's query_limit_s; have "
+            "the facility raise it",
+            after_s=limits.run_s,
+            limit="query_limit_s",
+        ) from exc
+    entries = [list(one) for one in found]
+    return Done(asked.request, {asked.want: entries, "cursor": cursor_behind(entries, asked.want, limit)})
 
 
 def _messages(

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Protocol
 
 from asapo.errors import AsapoError, WrongInput
+from asapo.index.gaps import Incomplete
 from asapo.models import PLAIN, Format, Origin, SegmentInfo, StreamInfo, StreamRef
 from asapo.query import Query
 
@@ -292,6 +293,16 @@ class MetadataIndex(Protocol):
 
     def explain(self, stream_no: int, query: Query, *, time_limit_s: float = QUERY_TIME_LIMIT_S) -> Explanation:
         """Return how a query would be answered; DeadlineExceeded when finding out took too long."""
+
+    def absent_ids(
+        self, stream_no: int, first: int, limit: int, *, time_limit_s: float = QUERY_TIME_LIMIT_S
+    ) -> list[tuple[int, int]]:
+        """Return the first `limit` closed ranges of ids, from `first` to the highest id, that are not there."""
+
+    def incomplete(
+        self, stream_no: int, first: int, limit: int, *, time_limit_s: float = QUERY_TIME_LIMIT_S
+    ) -> list[Incomplete]:
+        """Return the first `limit` datasets with ids from `first` on that are not complete."""
 
     def close(self) -> None:
         """Close the index; using it afterwards raises IndexUnavailable."""

@@ -10,6 +10,7 @@ from typing import Final
 
 from asapo.errors import DeadlineExceeded, WrongInput
 from asapo.index.database import Database
+from asapo.index.gaps import ABSENT, DENSE, PARTS, Incomplete
 from asapo.index.interface import QUERY_ROW_LIMIT, QUERY_TIME_LIMIT_S, Explanation, RowTuple, key_path
 from asapo.index.keys import declared
 from asapo.index.pairs import is_paired
@@ -65,6 +66,22 @@ class SqliteQueries:
             statement = _planner(connection, span, query, limit).statements()[-1]
             lines = connection.execute(f"EXPLAIN QUERY PLAN {statement.text}", statement.params).fetchall()
             return _explained(connection, span, query, tuple(str(line[3]) for line in lines))
+
+    def absent_ids(
+        self, stream_no: int, first: int, limit: int, *, time_limit_s: float = QUERY_TIME_LIMIT_S
+    ) -> list[tuple[int, int]]:
+        """Return the first `limit` closed ranges of ids, from `first` to the highest id, that are not there."""
+        with self._looking(stream_no, time_limit_s) as (connection, _):
+            if connection.execute(DENSE, (first, stream_no, first)).fetchone()[0]:
+                return []
+            return connection.execute(ABSENT, (first - 1, stream_no, first, limit)).fetchall()
+
+    def incomplete(
+        self, stream_no: int, first: int, limit: int, *, time_limit_s: float = QUERY_TIME_LIMIT_S
+    ) -> list[Incomplete]:
+        """Return the first `limit` datasets with ids from `first` on that are not complete."""
+        with self._looking(stream_no, time_limit_s) as (connection, _):
+            return [Incomplete(*row) for row in connection.execute(PARTS, (stream_no, first, limit)).fetchall()]
 
     @contextmanager
     def _looking(self, stream_no: int, time_limit_s: float) -> Iterator[tuple[sqlite3.Connection, Span]]:

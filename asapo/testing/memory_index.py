@@ -11,11 +11,8 @@ from dataclasses import replace
 from asapo.errors import AsapoError, DuplicateFile, IndexUnavailable, StreamBusy, UnknownStream, WrongInput
 from asapo.index.interface import (
     MAX_DECLARED_KEYS,
-    QUERY_ROW_LIMIT,
-    QUERY_TIME_LIMIT_S,
     SESSION_TIMEOUT_S,
     Clock,
-    Explanation,
     OpenedStream,
     OpenSegment,
     OwnFile,
@@ -27,12 +24,13 @@ from asapo.index.interface import (
     key_path,
 )
 from asapo.models import MAX_ID, Format, Row, SegmentInfo, StreamInfo, StreamRef, check_name
-from asapo.query import Query, Record, declared_expression, select
+from asapo.query import declared_expression
 from asapo.storage.layout import client_path_of
+from asapo.testing.memory_queries import MemoryQueries
 from asapo.testing.memory_stream import MemorySession, MemoryStream, row_of
 
 
-class MemoryIndex:
+class MemoryIndex(MemoryQueries):
     """`MetadataIndex` for tests: same answers, no file, one process."""
 
     def __init__(
@@ -357,42 +355,6 @@ class MemoryIndex:
             if len(parts) >= max(row.dataset_size for row in parts):
                 return self.row(stream_no, message_id)
         return None
-
-    def query(
-        self,
-        stream_no: int,
-        query: Query,
-        *,
-        after: int = 0,
-        row_limit: int = QUERY_ROW_LIMIT,
-        time_limit_s: float = QUERY_TIME_LIMIT_S,  # noqa: ARG002
-    ) -> list[RowTuple]:
-        """Return the rows that a query selects, by the plain-Python evaluator."""
-        rows = {(row.id, row.substream): row for row in self._rows(stream_no)}
-        passed = next((_record(row) for row in rows.values() if row.seq == after), None)
-        if after and passed is None:
-            raise WrongInput(f"no message with arrival number {after} to go on after", after=after)
-        found = select(query, map(_record, rows.values()), after=passed)
-        return [rows[record.id, record.substream] for record in found[:row_limit]]
-
-    def count(self, stream_no: int, query: Query, *, time_limit_s: float = QUERY_TIME_LIMIT_S) -> int:  # noqa: ARG002
-        """Return how many rows a query selects."""
-        return len(select(query, map(_record, self._rows(stream_no))))
-
-    def explain(
-        self,
-        stream_no: int,
-        query: Query,
-        *,
-        time_limit_s: float = QUERY_TIME_LIMIT_S,  # noqa: ARG002
-    ) -> Explanation:
-        """Say that everything is looked at, as it is."""
-        total = len(self._rows(stream_no))
-        return Explanation("", True, total, total, bool(query.order))
-
-
-def _record(row: Row) -> Record:
-    return Record(row.id, json.loads(row.meta), row.t_acq_ns, row.t_ingest_ns, row.size, row.substream)
 
 
 def _utf8(ref: StreamRef) -> tuple[bytes, bytes]:

@@ -50,6 +50,8 @@ class Beat(Event):
 
     marks: dict[Any, Any] = field(default_factory=dict)
     """Stream name to `closed_below`."""
+    work: list[Any] = field(default_factory=list)
+    """What the stages of a consumer did so far: for each a map of `group`, `source`, `stream` and numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +149,12 @@ class GetNext(Event):
     """0: no bound."""
     done: list[Any] = field(default_factory=list)
     """Ranges [lo, hi] of ids to acknowledge first."""
+    min_parts: int = 0
+    """Give datasets as soon as they have so many parts; 0: when they are complete."""
+    dataset_timeout_s: float = 0.0
+    """Give datasets so long after their first part, as they are then; 0: when they are complete."""
+    aligned: bool = False
+    """Give chunks of exactly `n`, the last one of a stream may be shorter; a chunk is given again as a whole."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +164,8 @@ class GetLast(Event):
     request: int
     source: str
     stream: str
+    after: int = 0
+    """Only if its id is above this; else the answer is that there is nothing yet, or that the stream is finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +176,8 @@ class GetById(Event):
     source: str
     stream: str
     ids: list[Any]
+    min_parts: int = 0
+    """Give datasets that have so many parts, too; 0: only complete ones."""
 
 
 @dataclass(frozen=True, slots=True)

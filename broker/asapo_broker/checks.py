@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
+from asapo.delivery.terms import terms_of
 from asapo.errors import WrongInput
 from asapo.models import check_id, check_name
 from asapo.transport import resolve
@@ -66,7 +67,7 @@ def _is_metric(entry: Any) -> bool:
 
 
 def check_values(event: GroupRequest) -> None:
-    """Check ids and ranges, which the event itself cannot know; raise WrongInput."""
+    """Check ids, ranges and terms, which the event itself cannot know; raise WrongInput."""
     if isinstance(event, Seek | DeleteGroup):
         return
     if isinstance(event, Nack | Explain | SettleDeadLetters):
@@ -76,6 +77,8 @@ def check_values(event: GroupRequest) -> None:
             check_id(one)
     else:
         check_ranges(event.done if isinstance(event, GetNext) else event.ranges)
+        if isinstance(event, GetNext) and (event.aligned or not event.ordered):
+            terms_of(event).check()
 
 
 def check_ranges(ranges: Sequence[Any]) -> None:

@@ -53,6 +53,8 @@ from asapo_broker.registry import Registry
 from asapo_broker.requests import RequestPool
 from asapo_broker.sessions import Peer, Session, Sessions
 from asapo_broker.settings import CoreSettings
+from asapo_broker.stages import check_work, listing
+from asapo_broker.stages import metrics as stage_metrics
 from asapo_broker.store import CursorStore
 from asapo_broker.tally import PREFIX, Tally
 
@@ -271,6 +273,8 @@ class Core:
         elif kind is Beat:
             if peer.session is not None:
                 self._delivery.renew(peer.session, now_s)
+                if event.work:  # type: ignore[union-attr]
+                    peer.session.work = check_work(event.work)  # type: ignore[union-attr]
             self._server.send(peer.identity, self._beat)
         elif isinstance(event, Register):
             check_registration(event)
@@ -361,7 +365,9 @@ class Core:
 
     def statistics(self) -> dict[str, Any]:
         """Return what the core holds and has done, as plain values."""
+        work = listing(self._sessions.by_key.values())
         now = {
+            "stages": len(work),
             "uptime_s": time.monotonic() - self._started_s,
             "sessions": len(self._sessions.by_key),
             "peers": len(self._sessions.peers),
@@ -372,4 +378,7 @@ class Core:
             **self._delivery.numbers(),
         }
         metrics: list[Any] = [[f"{PREFIX}{name}", {}, value] for name, value in now.items()]
-        return {**now, **self.tally.values(), "metrics": metrics + self.tally.metrics()}
+        metrics += self.tally.metrics() + stage_metrics(work)
+        answer = {**now, **self.tally.values(), "metrics": metrics}
+        answer["work"] = work
+        return answer

@@ -199,9 +199,9 @@ class Delivery:
         if state is None or state.feed is not feed:
             return  # nobody reads it any more
         if isinstance(message, Tail):
-            self._take_tail(state, message)
+            self._take_tail(state, message, now_s)
         elif isinstance(message, Opened):
-            state.open(message)
+            state.open(message, now_s)
         elif isinstance(message, Looked):
             state.error = message.error
             for waiting in state.waiting:
@@ -213,14 +213,15 @@ class Delivery:
             if message.error is not None:
                 self._fail_all(state.waiting_for(message.job.group), message.error)
         else:
-            state.take_parts(message)
+            state.take_parts(message, now_s)
         if state.waiting:
             self.wake(state, now_s)
 
-    def _take_tail(self, state: StreamState, tail: Tail) -> None:
+    def _take_tail(self, state: StreamState, tail: Tail, now_s: float) -> None:
         feed = state.feed
         self._tally.rows_loaded += len(tail.rows)
-        orphans = state.take(tail, limit_rows=self._settings.window_rows, limit_bytes=self._window_bytes)
+        orphans = state.take(tail, now_s, limit_rows=self._settings.window_rows, limit_bytes=self._window_bytes)
+        self._tally.late_parts += state.new_late_parts()
         if orphans:
             self._load(LoadParts(feed, orphans))
         if tail.head is None and feed.taken == feed.given:
@@ -276,7 +277,7 @@ class Delivery:
         for entry in units:
             unit = announced(entry)
             state = self.streams.get((beamtime, unit.source, unit.stream))
-            if state is not None and state.follows(unit) and self._push(state, unit):
+            if state is not None and state.follows(unit) and self._push(state, unit, now_s):
                 grown.add(state)
         for head in heads:
             try:
@@ -294,7 +295,7 @@ class Delivery:
             if state.waiting and (seq <= 0 or seq > feed.pushed_seq or state.unsettled):
                 self._load(feed)
 
-    def _push(self, state: StreamState, unit: AnnouncedUnit) -> bool:
+    def _push(self, state: StreamState, unit: AnnouncedUnit, now_s: float) -> bool:
         """Take in a unit without asking the index; False when that takes more than is known here."""
         feed = state.feed
         if feed.filters and len(unit.header) > FILTERED_BYTES:
@@ -303,7 +304,8 @@ class Delivery:
             return False
         rows = unit.rows()
         self._tally.rows_announced += len(rows)
-        orphans = state.push(rows, limit_rows=self._settings.window_rows, limit_bytes=self._window_bytes)
+        orphans = state.push(rows, now_s, limit_rows=self._settings.window_rows, limit_bytes=self._window_bytes)
+        self._tally.late_parts += state.new_late_parts()
         if orphans:
             self._load(LoadParts(feed, orphans))
         self._serving.changed.add(state)
@@ -361,7 +363,7 @@ class Delivery:
                 failpoint("lease.after-expiry")
             if state.waiting:
                 self.wake(state, now_s)
-            if not state.n_outstanding:
+            if not state.n_outstanding and not (state.waiting and state.waits_for_time):
                 self._serving.active.discard(state)
 
     def changes(self) -> dict[tuple[StreamRef, str], Save]:

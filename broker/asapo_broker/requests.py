@@ -8,10 +8,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from asapo.delivery.rows import RowTuple, row_dataset_size
+from asapo.delivery.rows import RowTuple, row_id
 from asapo.errors import AsapoError, QueueFull, WrongInput, to_wire
 from asapo.index import MetadataIndex, asked
-from asapo.index.answers import absent, finished, info_map, nothing_yet, parts_of
+from asapo.index.answers import absent, enough, finished, info_map, nothing_yet, parts_of
 from asapo.index.asked import REPLY_BYTES, QueryLimits
 from asapo.models import MAX_ID, StreamRef, check_id
 from asapo.wire.codec import encode
@@ -166,7 +166,7 @@ class RequestPool:
 
     def _last(self, index: MetadataIndex, no: int, beamtime: str, request: GetLast) -> Event:
         row = index.last_row(no)
-        if row is None:
+        if row is None or row_id(row) <= request.after:
             head = index.heads([no])[no]
             raise finished(head) if head.finished else nothing_yet(head)
         rows = parts_of(index, no, row)
@@ -181,7 +181,7 @@ class RequestPool:
         size = 0
         for message_id in map(check_id, request.ids):
             found = index.rows_from_id(no, message_id, message_id + 1, MAX_ID)
-            if found and len(found) >= row_dataset_size(found[0]):
+            if enough(found, request.min_parts):
                 size += sum(len(row[9]) for row in found)
                 if size > REPLY_BYTES:
                     raise WrongInput(f"the metadata exceed {REPLY_BYTES} bytes; ask for fewer at once")

@@ -11,7 +11,16 @@ from asapo.delivery.answers import unknown_stream
 from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
 from asapo.delivery.letters import HANDED_BACK, Failure
 from asapo.delivery.stream import other_bound
-from asapo.errors import AsapoError, NothingYet, QueueFull, StreamFinished, UnknownGroup, to_wire
+from asapo.delivery.terms import terms_of
+from asapo.errors import (
+    AsapoError,
+    NothingYet,
+    QueueFull,
+    StreamFinished,
+    UnknownGroup,
+    WrongInput,
+    to_wire,
+)
 from asapo.wire.codec import encode
 from asapo.wire.events import Acknowledge, Done, Failed, GetNext, Nack
 from asapo.wire.group_events import SettleDeadLetters
@@ -93,8 +102,9 @@ class Serving:
             return False
         group.used_s = now_s
         if isinstance(event, GetNext):
-            if group.cursor.ordered != event.ordered or group.where != event.where:
-                state.delivery.open_group(event.group, ordered=event.ordered, where=event.where)  # raises
+            terms = terms_of(event)
+            if group.terms != terms:
+                state.delivery.open_group(event.group, **terms._asdict())  # raises
             if group.cursor.max_attempts != event.max_attempts:
                 _take_bound(group, event)
             return self._next(state, group, waiting, event, now_s)
@@ -179,6 +189,8 @@ class Serving:
             self.again[state] = None
             return False
         elif isinstance(answer, NothingYet):
+            if group.waits_for_time:
+                self.active.add(state)  # somebody has to look when that time has come
             if not (waiting.once and waiting.sure) and now_s < waiting.deadline_s:
                 return False
             self.fail(waiting, answer)
@@ -215,6 +227,12 @@ class Serving:
             )
             if len(header) <= MAX_HEADER_BYTES or len(ids) == 1:
                 break
+            if group.terms.aligned:
+                group.cursor.give_back(session.key, ids)
+                raise WrongInput(
+                    f"the metadata of this chunk of {len(ids)} messages exceed {MAX_HEADER_BYTES} bytes; read in "
+                    "shorter chunks, by another group"
+                )
             # Long metadata: the second half is given to whoever asks next.
             keep = len(ids) // 2
             group.cursor.give_back(session.key, ids[keep:])
@@ -225,6 +243,7 @@ class Serving:
         tally.delivered += len(ids)
         tally.redelivered += len(granted.attempts)
         tally.late += len(granted.late)
+        tally.incomplete += granted.incomplete
         session.readers.add(state)
         session.keep(request, header)
         self.active.add(state)

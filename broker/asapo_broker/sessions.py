@@ -34,6 +34,8 @@ class Session:
     """Groups that have given messages to this session."""
     replies: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
     kept_bytes: int = 0
+    work: list[dict[str, Any]] = field(default_factory=list)
+    """What its stages did, as it told last."""
 
     def keep(self, request: int, reply: bytes) -> None:
         """Remember a reply that gave messages, so that the same request never takes others."""

@@ -38,7 +38,10 @@ TABLES: Final = (
     "PRIMARY KEY(source, stream, name, id))",
     "CREATE TABLE IF NOT EXISTS owner(epoch INTEGER NOT NULL)",
 )
-REST: Final = ("done", "acked_ids", "attempts", "seen_seq", "passed", "late")
+REST: Final = (
+    "done", "acked_ids", "attempts", "seen_seq", "passed", "late",
+    "min_parts", "dataset_timeout_s", "aligned", "given_incomplete", "late_parts",
+)  # fmt: skip
 """Fields of a GroupState that are kept in one MessagePack map: unknown keys of a newer minor version are ignored."""
 HERE: Final = "WHERE source = ? AND stream = ? AND name = ?"
 LETTER: Final = "id, key, attempts, reason, traceback, worker, failed_ns"

@@ -10,6 +10,7 @@ from asapo.delivery.group import NeedBacklog
 from asapo.delivery.leases import GroupState
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
+from asapo.delivery.terms import Terms, terms_of
 from asapo.errors import AsapoError
 from asapo.index import StreamHead
 from asapo.wire.events import Acknowledge, GetNext, Nack
@@ -60,29 +61,30 @@ class StreamState:
         """The loader has answered at least once."""
         self.error: AsapoError | None = None
         """Why the last look failed; None when it did not."""
+        self._late_parts = 0
 
-    def open(self, found: Opened) -> None:
+    def open(self, found: Opened, now_s: float) -> None:
         """Begin the window."""
         self.delivery = StreamDelivery(low=found.low, head_seq=found.head_seq)
         window = self.delivery.window
-        window.load(found.rows)
+        window.load(found.rows, now_s)
         if found.head_seq:
             window.id_max = max(window.id_max, found.head.id_max)
             self._take_head(found.head)
 
-    def take(self, tail: Tail, *, limit_rows: int, limit_bytes: int) -> tuple[int, ...]:
+    def take(self, tail: Tail, now_s: float, *, limit_rows: int, limit_bytes: int) -> tuple[int, ...]:
         """Take in newly indexed rows; return datasets whose parts have to be loaded."""
         self.feed.taken += 1
         if tail.rows:
-            self._add(tail.rows, limit_rows, limit_bytes)
+            self._add(tail.rows, now_s, limit_rows, limit_bytes)
         if tail.head is not None:
             self._take_head(tail.head)
         return self._lost_sight_of()
 
-    def push(self, rows: list[RowTuple], *, limit_rows: int, limit_bytes: int) -> tuple[int, ...]:
+    def push(self, rows: list[RowTuple], now_s: float, *, limit_rows: int, limit_bytes: int) -> tuple[int, ...]:
         """Take in a unit that a receiver told of and that follows what is here; return as `take`."""
         assert self.delivery is not None
-        self._add(rows, limit_rows, limit_bytes)
+        self._add(rows, now_s, limit_rows, limit_bytes)
         self.feed.pushed_seq = self.delivery.window.head_seq
         return self._lost_sight_of()
 
@@ -95,9 +97,9 @@ class StreamState:
         """True when there are messages that ordered groups may not have yet, for want of a mark."""
         return self.delivery is None or self.delivery.window.settled_below <= self.delivery.window.id_max
 
-    def _add(self, rows: list[RowTuple], limit_rows: int, limit_bytes: int) -> None:
+    def _add(self, rows: list[RowTuple], now_s: float, limit_rows: int, limit_bytes: int) -> None:
         assert self.delivery is not None
-        self.delivery.add(rows)
+        self.delivery.add(rows, now_s)
         self.delivery.window.prune(limit_rows=limit_rows, limit_bytes=limit_bytes)
 
     def _lost_sight_of(self) -> tuple[int, ...]:
@@ -120,11 +122,16 @@ class StreamState:
                 # No open session will send anything: ids up to the last one that are absent are gaps.
                 window.set_watermark(head.last_id + 1)
 
-    def take_parts(self, found: PartsLoaded) -> None:
+    def new_late_parts(self) -> int:
+        """Return how many parts came too late since the last call."""
+        before, self._late_parts = self._late_parts, self.delivery.late_parts if self.delivery is not None else 0
+        return self._late_parts - before
+
+    def take_parts(self, found: PartsLoaded, now_s: float) -> None:
         """Take in the parts of datasets that the window had lost sight of."""
         assert self.delivery is not None
         self.parts_asked.clear()
-        self.delivery.add_parts(found.rows)
+        self.delivery.add_parts(found.rows, now_s)
 
     def take_group(self, found: GroupReady) -> None:
         """Make the group that the loader restored or prepared; without either it stays unknown."""
@@ -141,11 +148,13 @@ class StreamState:
             and any(isinstance(one.event, Acknowledge | Nack) for one in self.waiting_for(job.group))
         ):
             # Somebody was given messages by a core that died before it stored anything of the group.
-            state = GroupState(new.ordered, new.where, 0, (), (), (), 0, 0, 0)
+            state = GroupState(new.ordered, new.where, 0, (), (), (), 0, 0, 0)._replace(
+                min_parts=new.min_parts, dataset_timeout_s=new.dataset_timeout_s, aligned=terms_of(new).aligned
+            )
+        terms = state.terms if state is not None else terms_of(new) if new is not None else Terms()
         self.delivery.open_group(
             job.group,
-            ordered=state.ordered if state is not None else new is None or new.ordered,
-            where=state.where if state is not None else new.where if new is not None else "",
+            **terms._asdict(),
             matches=found.matches,
             max_attempts=new.max_attempts if new is not None else NO_BOUND_YET,
             state=state,
@@ -196,3 +205,8 @@ class StreamState:
         if self.delivery is None:
             return 0
         return sum(one.cursor.n_outstanding + one.cursor.n_waiting for one in self.delivery.groups.values())
+
+    @property
+    def waits_for_time(self) -> bool:
+        """True when something may be given only because time passes."""
+        return self.delivery is not None and any(one.waits_for_time for one in self.delivery.groups.values())

@@ -20,6 +20,10 @@ class Tally:
     """Messages given out more than once."""
     late: int = 0
     """Messages given out that had arrived below their group's position."""
+    incomplete: int = 0
+    """Datasets given out of which parts were missing."""
+    late_parts: int = 0
+    """Parts of datasets that came after a group was given the dataset without them."""
     acked: int = 0
     """Ranges acknowledged."""
     lease_lost: int = 0

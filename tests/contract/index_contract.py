@@ -712,6 +712,30 @@ class IndexContract:
                 thread.join()
         assert sorted(seen) == list(range(1, total + 1))
 
+    # -- what is missing
+
+    def test_absent_ids_are_ranges_up_to_the_highest_id(self, index: MetadataIndex) -> None:
+        index.commit([unit([3, 4, 9, 12]), unit([5], substream=1, dataset_size=2), unit([1], ref("other"))])
+        no = number(index)
+        assert [tuple(one) for one in index.absent_ids(no, 1, 10)] == [(1, 2), (6, 8), (10, 11)]
+        assert [tuple(one) for one in index.absent_ids(no, 1, 2)] == [(1, 2), (6, 8)]
+        assert [tuple(one) for one in index.absent_ids(no, 7, 10)] == [(7, 8), (10, 11)]
+        assert list(index.absent_ids(no, 12, 10)) == list(index.absent_ids(no, 13, 10)) == []
+        assert list(index.absent_ids(99, 1, 10)) == []
+        index.commit([unit([MAX_ID], ref("far"))])
+        assert [tuple(one) for one in index.absent_ids(number(index, ref("far")), 1, 1)] == [(1, MAX_ID - 1)]
+
+    def test_incomplete_datasets_are_told_with_what_they_have(self, index: MetadataIndex) -> None:
+        for part, ids in ((1, [1, 2, 4]), (2, [2, 3, 4]), (3, [2, 4])):
+            index.commit([unit(ids, substream=part, dataset_size=3, sizes=[2] * len(ids))])
+        index.commit([unit([5, 6])])
+        no = number(index)
+        assert [tuple(one) for one in index.incomplete(no, 1, 10)] == [(1, 1, 3), (3, 1, 3)]
+        assert [tuple(one) for one in index.incomplete(no, 1, 1)] == [(1, 1, 3)]
+        assert [tuple(one) for one in index.incomplete(no, 2, 10)] == [(3, 1, 3)]
+        index.commit([unit([3], substream=1, dataset_size=3), unit([3], substream=3, dataset_size=3)])
+        assert [tuple(one) for one in index.incomplete(no, 2, 10)] == []
+
     def test_a_closed_index_says_so(self, make: Callable[[], MetadataIndex]) -> None:
         index = make()
         index.commit([unit([1])])

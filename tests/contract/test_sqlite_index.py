@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from asapo.errors import ConfigError, DamagedFile, DeadlineExceeded, IndexUnavailable, UnsupportedVersion, WrongInput
-from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, plans, schema
+from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, gaps, plans, schema
 from asapo.models import StreamRef
 from asapo.query import And, Builtin, Comparison, In, MetaKey, Number, Or, Order, Query, parse
 from tests.contract.index_contract import ONE, TIMEOUT_S, Clock, IndexContract, ids_of, number, ref, unit
@@ -541,3 +541,21 @@ def test_a_copied_index_opens_elsewhere(tmp_path: Path, path: Path, open_index: 
     index = SqliteIndex(copy, "bt")
     assert ids_of(index.rows_after_seq(number(index), 0, 10)) == [1, 2]
     index.close()
+
+
+def test_origins_and_gaps_are_found_by_the_index_of_ids(open_index: Callable[..., SqliteIndex], path: Path) -> None:
+    open_index().commit([unit(range(1, 50))])
+    statements: list[tuple[str, tuple[int, ...]]] = [
+        (f"SELECT {schema.ROW_SQL} FROM message WHERE stream_no = ? AND id BETWEEN ? AND ?", (1, 7, 7)),
+        (gaps.ABSENT, (0, 1, 1, 10)),
+        (gaps.PARTS, (1, 1, 10)),
+    ]
+    connection = sqlite3.connect(path)
+    try:
+        for statement, values in statements:
+            lines = [str(line[3]) for line in connection.execute(f"EXPLAIN QUERY PLAN {statement}", values)]
+            looks = [line for line in lines if "message" in line]
+            assert looks
+            assert all("message_id" in line and line.startswith("SEARCH") for line in looks), lines
+    finally:
+        connection.close()

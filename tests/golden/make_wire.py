@@ -33,6 +33,11 @@ def write(folder: Path, event: Event | Put) -> None:
     target.with_suffix(".json").write_text(json.dumps(field_reprs(event), indent=1) + "\n")
 
 
+def stem_of(path: Path) -> str:
+    """Return the name of the event that a file records."""
+    return path.stem.partition("-")[0]
+
+
 if __name__ == "__main__":
     folder = Path(__file__).parent / f"wire-{VERSION[0]}"
     folder.mkdir(exist_ok=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 
+from asapo_broker.stages import NUMBERS as STAGE_NUMBERS
 from asapo_broker.tally import PREFIX, Tally
 
 ROOT = Path(__file__).parents[2]
@@ -40,7 +41,7 @@ def set_by_the_code() -> set[str]:
     core |= keys_of("broker/asapo_broker/delivery.py", "numbers")
     names |= {f"{PREFIX}{name}" for name in core}
     names |= {f"{PREFIX}{item.name}_total" for item in fields(Tally)}
-    return names | {f"{PREFIX}up"}
+    return names | {f"{PREFIX}up"} | set(STAGE_NUMBERS.values())
 
 
 def test_the_search_finds_the_numbers_of_each_service() -> None:

@@ -10,7 +10,7 @@ import pytest
 import asapo
 from asapo import AsyncConsumer, Consumer, Producer, Stage
 from asapo_produce import BatchHandle, ProducerStats, SendHandle
-from asapo_work import DeadLetter, Found, GroupInfo, Message, OfflineConsumer, OpenReport
+from asapo_work import DeadLetter, Found, Gaps, GroupInfo, Message, OfflineConsumer, OpenReport, StageCounts
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/python-api.md").read_text()
 CLASSES = [Producer, SendHandle, BatchHandle, Consumer, AsyncConsumer, Message, Stage]
@@ -78,6 +78,14 @@ def test_the_attributes_of_what_a_query_returns_are_listed() -> None:
 @pytest.mark.parametrize("kind", [GroupInfo, DeadLetter], ids=lambda kind: kind.__name__)
 def test_the_attributes_of_records_are_listed_in_their_order(kind: Any) -> None:
     assert re.findall(r"^\| `(\w+)` \|", section(kind), re.MULTILINE) == list(kind.__dataclass_fields__)
+
+
+def test_what_gaps_are_told_by_is_listed() -> None:
+    assert set(re.findall(r"^\| `(\w+)` \|", section(Gaps), re.MULTILINE)) == public(Gaps)
+
+
+def test_the_counts_of_a_stage_are_listed() -> None:
+    assert all(f"`{name}`" in section(Stage) for name in public(StageCounts))
 
 
 def test_the_counts_of_a_producer_are_listed() -> None:

@@ -7,6 +7,7 @@ from asapo_work.consumer import Consumer
 from asapo_work.groups import DeadLetter, GroupInfo
 from asapo_work.message import Message
 from asapo_work.queries import Found
+from asapo_work.ranges import Gaps
 from asapo_work.stage import Result, Stage, StageCounts, run_stage
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ __all__ = [
     "Consumer",
     "DeadLetter",
     "Found",
+    "Gaps",
     "GroupInfo",
     "Message",
     "OfflineConsumer",

@@ -3,44 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import sys
-import threading
 import time
 import weakref
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator
 from types import TracebackType
-from typing import Any, Final, NamedTuple, Self, TypeVar, overload
+from typing import Any, Self, overload
 
-from asapo.wire.events import Event
 from asapo.wire.limits import LEASE_S
-from asapo_work import plans, queries
+from asapo_work import plans
 from asapo_work.aio_administration import AsyncAdministration
+from asapo_work.aio_lookups import Ended, advance
 from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, Client
 from asapo_work.failures import cause_of
-from asapo_work.link import ANSWER_GRACE_S
 from asapo_work.message import Message
 from asapo_work.payload import Access
-from asapo_work.plans import Ask, Given, Pause, Plan, Reading, reading_of
-from asapo_work.queries import Asking, Found
-from asapo_work.session import Call
-from asapo_work.stream import AckMode, Await, Follow, Give, Glance, StreamReader, StreamSettings
-
-T = TypeVar("T")
-GRACE_STEP_S: Final = 0.1
-
-
-class _Ended(NamedTuple):
-    """A plan's result: a coroutine cannot let StopIteration pass."""
-
-    value: Any
-
-
-def _advance(move: Callable[[Any], Any], value: Any) -> Any:
-    try:
-        return move(value)
-    except StopIteration as stop:
-        return _Ended(stop.value)
+from asapo_work.plans import Given, reading_of
+from asapo_work.stream import AckMode, Follow, Give, StreamReader, StreamSettings
 
 
 class AsyncConsumer(AsyncAdministration):
@@ -62,7 +41,7 @@ class AsyncConsumer(AsyncAdministration):
         name: str = "",
         access: Access = "auto",
     ) -> None:
-        self._client = Client(
+        client = Client(
             url,
             beamtime=beamtime,
             source=source,
@@ -72,19 +51,21 @@ class AsyncConsumer(AsyncAdministration):
             name=name,
             access=access,
         )
+        super().__init__(client)
         self._readers: weakref.WeakSet[StreamReader] = weakref.WeakSet()
-        self._poller: threading.Thread | None = None
-        self._ended = weakref.finalize(self, self._client.close)
+        self._ended = weakref.finalize(self, client.close)
 
     @overload
     async def get_next(
         self, group: str, *, n: None = None, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...,
         ordered: bool = ..., where: str = ..., lease_s: float = ..., max_attempts: int = ...,
+        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ...,
     ) -> Message: ...  # fmt: skip
     @overload
     async def get_next(
         self, group: str, *, n: int, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...,
         ordered: bool = ..., where: str = ..., lease_s: float = ..., max_attempts: int = ...,
+        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ...,
     ) -> list[Message]: ...  # fmt: skip
     async def get_next(
         self,
@@ -98,9 +79,15 @@ class AsyncConsumer(AsyncAdministration):
         where: str = "",
         lease_s: float = LEASE_S,
         max_attempts: int = 0,
+        min_parts: int = 0,
+        dataset_timeout_s: float = 0.0,
+        aligned: bool = False,
     ) -> Message | list[Message]:
         """Take what comes next for a group; see `Consumer.get_next`."""
-        reading = reading_of(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
+        reading = reading_of(
+            n=n, group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts,
+            min_parts=min_parts, dataset_timeout_s=dataset_timeout_s, aligned=aligned,
+        )  # fmt: skip
         self._client.keep_leases(lease_s)
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
         messages = await self._run(plans.get_next(place, reading, 1 if n is None else n, wait_s, time.monotonic))
@@ -121,6 +108,9 @@ class AsyncConsumer(AsyncAdministration):
         prefetch: bool = True,
         lease_s: float = LEASE_S,
         max_attempts: int = 0,
+        min_parts: int = 0,
+        dataset_timeout_s: float = 0.0,
+        aligned: bool = False,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over what comes for a group; see `Consumer.stream`.
 
@@ -134,7 +124,10 @@ class AsyncConsumer(AsyncAdministration):
             ack=ack,
             prefetch=prefetch,
         )
-        reading = Reading(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
+        reading = reading_of(
+            n=batch, group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts,
+            min_parts=min_parts, dataset_timeout_s=dataset_timeout_s, aligned=aligned,
+        )  # fmt: skip
         place = self._client.place(stream, source)
         reader = StreamReader(self._client.channel, place, reading, settings, time.monotonic)
         self._readers.add(reader)
@@ -171,122 +164,6 @@ class AsyncConsumer(AsyncAdministration):
         wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
         await self._run(plans.hand_back(given, there, group, wait_s, delay_s=0.0, unstarted=True))
 
-    async def get_last(
-        self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
-    ) -> Message:
-        """Return the message with the highest id; see `Consumer.get_last`."""
-        return await self._run(plans.get_last(self._client.place(stream, source), self._client.wait_s(timeout_s)))
-
-    @overload
-    async def get_by_id(
-        self, ids: int, *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
-    ) -> Message: ...
-    @overload
-    async def get_by_id(
-        self, ids: Sequence[int], *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
-    ) -> list[Message]: ...
-    async def get_by_id(
-        self,
-        ids: int | Sequence[int],
-        *,
-        stream: str = "default",
-        source: str | None = None,
-        timeout_s: float | None = None,
-    ) -> Message | list[Message]:
-        """Return the message with this id, or a list in the order of these ids; see `Consumer.get_by_id`."""
-        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
-        if isinstance(ids, int):
-            return (await self._run(plans.get_by_id(place, [ids], wait_s)))[0]
-        return await self._run(plans.get_by_id(place, ids, wait_s))
-
-    async def query(
-        self,
-        text: str,
-        *,
-        stream: str = "default",
-        source: str | None = None,
-        limit: int = 1000,
-        keys: Sequence[str] | None = None,
-        after: str = "",
-        resolve: str = "",
-        timeout_s: float | None = None,
-    ) -> Found:
-        """Return the messages whose metadata fulfil a query; see `Consumer.query`."""
-        asking = Asking(limit=limit, keys=keys, after=after, resolve=resolve)
-        place = self._client.place(stream, source)
-        return await self._run(queries.query(place, text, asking, self._client.wait_s(timeout_s)))
-
-    async def query_pages(
-        self,
-        text: str,
-        *,
-        stream: str = "default",
-        source: str | None = None,
-        page: int = 1000,
-        keys: Sequence[str] | None = None,
-        after: str = "",
-        timeout_s: float | None = None,
-    ) -> AsyncGenerator[Found, None]:
-        """Yield everything a query selects, page by page; see `Consumer.query_pages`."""
-        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
-        more = True
-        while more:
-            asking = Asking(limit=page, keys=keys, after=after)
-            found = await self._run(queries.page(place, text, asking, wait_s))
-            after, more = found.cursor, found.more
-            if found:
-                yield found
-
-    async def count(
-        self, text: str, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
-    ) -> int:
-        """Return how many messages a query selects; see `Consumer.count`."""
-        place = self._client.place(stream, source)
-        return await self._run(queries.count(place, text, self._client.wait_s(timeout_s)))
-
-    async def explain(
-        self, text: str, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        """Return how a query would be answered; see `Consumer.explain`."""
-        place = self._client.place(stream, source)
-        return await self._run(queries.explain(place, text, self._client.wait_s(timeout_s)))
-
-    async def stream_info(
-        self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        """Return what is known of a stream."""
-        place = self._client.place(stream, source)
-        return await self._run(plans.describe(place.source, place.stream, self._client.wait_s(timeout_s)))
-
-    async def stream_meta(
-        self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
-    ) -> dict[str, Any]:
-        """Return the metadata of a stream, {} when none was set; UnknownStream when there is no such stream."""
-        place = self._client.place(stream, source)
-        return await self._run(plans.stream_meta(place.source, place.stream, self._client.wait_s(timeout_s)))
-
-    async def beamtime_meta(self, *, timeout_s: float | None = None) -> dict[str, Any]:
-        """Return the metadata of the beamtime, {} when none was set."""
-        return await self._run(plans.beamtime_meta(self._client.wait_s(timeout_s)))
-
-    async def streams(self, *, source: str | None = None, timeout_s: float | None = None) -> list[dict[str, Any]]:
-        """Return what is known of every stream of a source, or of the whole beamtime when no source is named."""
-        chosen = self._client.source if source is None else source
-        return await self._run(plans.streams(chosen, self._client.wait_s(timeout_s)))
-
-    async def sources(self, *, timeout_s: float | None = None) -> list[str]:
-        """Return the names of all data sources of the beamtime."""
-        return await self._run(plans.sources(self._client.wait_s(timeout_s)))
-
-    async def receivers(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
-        """Return the receivers that are alive."""
-        return await self._run(plans.receivers(self._client.wait_s(timeout_s)))
-
-    async def load(self, message: Message) -> Message:
-        """Read a message's payload in a thread, so that `raw` and `data` cost no wait any more."""
-        await asyncio.to_thread(lambda: message.raw)
-        return message
-
     async def close(self) -> None:
         """Hand back what was not started, say farewell, end the connections. Safe to call twice."""
         for reader in list(self._readers):
@@ -316,8 +193,8 @@ class AsyncConsumer(AsyncAdministration):
         self._client.keep_leases(lease_s)
         plan, before = reader.read(), None
         try:
-            step: Any = _advance(plan.send, None)
-            while not isinstance(step, _Ended):
+            step: Any = advance(plan.send, None)
+            while not isinstance(step, Ended):
                 if not isinstance(step, Give):
                     step = await self._step(plan, step)
                     continue
@@ -331,66 +208,9 @@ class AsyncConsumer(AsyncAdministration):
                 else:
                     step.taken.started = len(step.taken.messages)
                     yield step.taken.messages
-                step = _advance(plan.send, None)
+                step = advance(plan.send, None)
         except GeneratorExit as left:
             reader.failure = reader.failure or cause_of(left, before)
             raise
         finally:
             plan.close()
-
-    async def _run(self, plan: Plan[T]) -> T:
-        """Carry a plan out, waiting in the event loop."""
-        try:
-            step: Any = _advance(plan.send, None)
-            while not isinstance(step, _Ended):
-                step = await self._step(plan, step)
-            return step.value  # type: ignore[no-any-return]
-        finally:
-            plan.close()
-
-    async def _step(self, plan: Any, step: Ask | Await | Glance | Pause) -> Any:
-        """Do what the plan asks for and return what it asks for next."""
-        try:
-            if isinstance(step, Ask):
-                answer: Any = await self._result(self._client.channel.begin(step.kind, step.fields), step.timeout_s)
-            elif isinstance(step, Await):
-                answer = await self._result(step.call, step.timeout_s)
-            elif isinstance(step, Glance):
-                await self._come(step.call, time.monotonic() + step.timeout_s - ANSWER_GRACE_S)
-                answer = step.call.done
-            else:
-                answer = None
-                await asyncio.sleep(step.seconds)
-        except Exception as exc:
-            return _advance(plan.throw, exc)
-        return _advance(plan.send, answer)
-
-    async def _result(self, call: Call, timeout_s: float) -> Event:
-        """Wait for an answer; whatever ends the wait early abandons the call."""
-        channel = self._client.channel
-        try:
-            await self._come(call, time.monotonic() + timeout_s)
-        except BaseException:
-            channel.abandon(call)
-            raise
-        return channel.outcome(call, timeout_s)
-
-    async def _come(self, call: Call, deadline_s: float) -> None:
-        """Wait until the answer is there or the deadline (and grace) has passed."""
-        channel = self._client.channel
-        if self._poller is None:
-            self._poller = threading.Thread(target=channel.serve, name="asapo-consumer", daemon=True)
-            self._poller.start()
-        loop = asyncio.get_running_loop()
-        came = asyncio.Event()
-
-        def ring(_: Call) -> None:
-            loop.call_soon_threadsafe(came.set)
-
-        channel.notify(call, ring)
-        while not call.done and (patience_s := channel.patience(deadline_s)) > 0:
-            # Past the deadline only a server that answers is waited for: look whether it still is one.
-            pause_s = min(patience_s, max(deadline_s - time.monotonic(), GRACE_STEP_S))
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(pause_s):
-                    await came.wait()

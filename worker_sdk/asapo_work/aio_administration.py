@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
-
 from asapo_work import groups
-from asapo_work.client import Client
+from asapo_work.aio_lookups import AsyncLookups
 from asapo_work.groups import DeadLetter, Edge, GroupInfo, Letters
-from asapo_work.plans import Plan
-
-T = TypeVar("T")
 
 
-class AsyncAdministration:
+class AsyncAdministration(AsyncLookups):
     """The part of an async consumer that looks after groups."""
-
-    _client: Client
-
-    async def _run(self, plan: Plan[T]) -> T:
-        """Carry a plan out, waiting in the event loop."""
-        raise NotImplementedError
 
     async def groups(
         self, *, stream: str | None = None, source: str | None = None, timeout_s: float | None = None

@@ -106,6 +106,9 @@ class BaseClient:
         """See to it that leases of this length do not run out while this process lives."""
         raise NotImplementedError
 
+    def report(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
+        """Have the services told what a piece of work has done, with each sign of life; `tell` must not block."""
+
     def close(self) -> None:
         """End everything; payloads that were read stay readable."""
         raise NotImplementedError
@@ -150,6 +153,10 @@ class Client(BaseClient):
     def keep_leases(self, lease_s: float) -> None:
         """Beat often enough for leases of this length."""
         self.keep_alive.start(lease_s)
+
+    def report(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
+        """Have the broker told what a piece of work has done; see `BaseClient.report`."""
+        self.channel.report(work, tell)
 
     def close(self) -> None:
         """End everything; payloads that were read stay readable."""

@@ -16,7 +16,7 @@ from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, BaseClient, Client
 from asapo_work.failures import Unexplained, cause_of, last_words
 from asapo_work.message import Message
 from asapo_work.payload import Access
-from asapo_work.plans import Given, Reading, reading_of
+from asapo_work.plans import Given, reading_of
 from asapo_work.stream import AckMode, Follow, Give, StreamReader, StreamSettings, Taken
 
 
@@ -95,11 +95,13 @@ class Consumer(Administration):
     def get_next(
         self, group: str, *, n: None = None, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...,
         ordered: bool = ..., where: str = ..., lease_s: float = ..., max_attempts: int = ...,
+        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ...,
     ) -> Message: ...  # fmt: skip
     @overload
     def get_next(
         self, group: str, *, n: int, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...,
         ordered: bool = ..., where: str = ..., lease_s: float = ..., max_attempts: int = ...,
+        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ...,
     ) -> list[Message]: ...  # fmt: skip
     def get_next(
         self,
@@ -113,6 +115,9 @@ class Consumer(Administration):
         where: str = "",
         lease_s: float = LEASE_S,
         max_attempts: int = 0,
+        min_parts: int = 0,
+        dataset_timeout_s: float = 0.0,
+        aligned: bool = False,
     ) -> Message | list[Message]:
         """Take what comes next for a group; acknowledge it when it is done.
 
@@ -134,6 +139,16 @@ class Consumer(Administration):
             Given to another consumer when not acknowledged for this long after this consumer was last heard of.
         max_attempts : int
             Given out at most this often; 0 means no bound. The same in all reads of a group.
+        min_parts : int
+            Give a dataset as soon as it has so many parts; 0 waits until it is complete. Fixed by the group's first
+            read. An incomplete dataset has `message.complete` False and is given once, whatever comes later.
+        dataset_timeout_s : float, unit seconds
+            Give a dataset so long after its first part came, as it is then; 0 waits until it is complete. Fixed by the
+            group's first read.
+        aligned : bool
+            Give chunks of exactly `n` messages in their order, each chunk to one consumer; the last one of a stream may
+            be shorter. A chunk is done when all of its messages are, else it is given again as a whole. `n` is then
+            fixed by the group's first read.
 
         Raises
         ------
@@ -144,7 +159,10 @@ class Consumer(Administration):
         ConnectFailed, DeadlineExceeded
             If the broker did not answer in time.
         """
-        reading = reading_of(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
+        reading = reading_of(
+            n=n, group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts,
+            min_parts=min_parts, dataset_timeout_s=dataset_timeout_s, aligned=aligned,
+        )  # fmt: skip
         self._client.keep_leases(lease_s)
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
         messages = self._run(plans.get_next(place, reading, 1 if n is None else n, wait_s, self._client.clock))
@@ -155,12 +173,14 @@ class Consumer(Administration):
         self, *, group: str, stream: str = ..., source: str | None = ..., where: str = ..., batch: None = None,
         ordered: bool = ..., follow: Follow | None = ..., timeout_s: float | None = ..., ack: AckMode = ...,
         prefetch: bool = ..., lease_s: float = ..., max_attempts: int = ...,
+        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ...,
     ) -> Generator[Message, None, None]: ...  # fmt: skip
     @overload
     def stream(
         self, *, group: str, stream: str = ..., source: str | None = ..., where: str = ..., batch: int,
         ordered: bool = ..., follow: Follow | None = ..., timeout_s: float | None = ..., ack: AckMode = ...,
         prefetch: bool = ..., lease_s: float = ..., max_attempts: int = ...,
+        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ...,
     ) -> Generator[list[Message], None, None]: ...  # fmt: skip
     def stream(
         self,
@@ -177,6 +197,9 @@ class Consumer(Administration):
         prefetch: bool = True,
         lease_s: float = LEASE_S,
         max_attempts: int = 0,
+        min_parts: int = 0,
+        dataset_timeout_s: float = 0.0,
+        aligned: bool = False,
     ) -> Generator[Any, None, None]:
         """Iterate over what comes for a group until the stream is finished.
 
@@ -215,7 +238,10 @@ class Consumer(Administration):
             ack=ack,
             prefetch=prefetch,
         )
-        reading = Reading(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
+        reading = reading_of(
+            n=batch, group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts,
+            min_parts=min_parts, dataset_timeout_s=dataset_timeout_s, aligned=aligned,
+        )  # fmt: skip
         place = self._client.place(stream, source)
         reader = StreamReader(self._client.channel, place, reading, settings, self._client.clock)
         self._readers.add(reader)

@@ -195,6 +195,11 @@ class Channel:
                 self._session.beat()
             self._push(drain=True)
 
+    def report(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
+        """Have this told by every beat."""
+        with self._lock:
+            self._session.reports[work] = tell
+
     def close(self) -> None:
         """Say farewell and end the link; calls that still wait fail. Safe to call twice and in a forked child."""
         if self._closed or os.getpid() != self._pid:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Generator, Iterator, Sequence
 from typing import Any, TypeVar, overload
 
-from asapo_work import plans, queries
-from asapo_work.client import BaseClient
+from asapo.models import check_name
+from asapo_work import plans, queries, ranges
+from asapo_work.client import STREAM_TIMEOUT_S, BaseClient
+from asapo_work.live import LiveSettings, LiveView
 from asapo_work.message import Message
-from asapo_work.plans import Ask, Pause, Plan
+from asapo_work.plans import Ask, Pause, Plan, Show
 from asapo_work.queries import Asking, Found
-from asapo_work.stream import Await, Glance
+from asapo_work.ranges import Gaps, Moment, TimeOf
+from asapo_work.stream import Await, Follow, Glance
 
 T = TypeVar("T")
 
@@ -36,12 +38,14 @@ class Lookups:
 
     @overload
     def get_by_id(
-        self, ids: int, *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
-    ) -> Message: ...
+        self, ids: int, *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...,
+        min_parts: int = ...,
+    ) -> Message: ...  # fmt: skip
     @overload
     def get_by_id(
-        self, ids: Sequence[int], *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...
-    ) -> list[Message]: ...
+        self, ids: Sequence[int], *, stream: str = ..., source: str | None = ..., timeout_s: float | None = ...,
+        min_parts: int = ...,
+    ) -> list[Message]: ...  # fmt: skip
     def get_by_id(
         self,
         ids: int | Sequence[int],
@@ -49,8 +53,11 @@ class Lookups:
         stream: str = "default",
         source: str | None = None,
         timeout_s: float | None = None,
+        min_parts: int = 0,
     ) -> Message | list[Message]:
         """Return the message with this id, or a list in the order of these ids; belongs to no group.
+
+        A dataset is returned when it is complete or has at least `min_parts` parts (0: only when it is complete).
 
         Raises
         ------
@@ -59,8 +66,8 @@ class Lookups:
         """
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
         if isinstance(ids, int):
-            return self._run(plans.get_by_id(place, [ids], wait_s))[0]
-        return self._run(plans.get_by_id(place, ids, wait_s))
+            return self._run(plans.get_by_id(place, [ids], wait_s, min_parts))[0]
+        return self._run(plans.get_by_id(place, ids, wait_s, min_parts))
 
     def query(
         self,
@@ -111,25 +118,20 @@ class Lookups:
         page: int = 1000,
         keys: Sequence[str] | None = None,
         after: str = "",
+        resolve: str = "",
         timeout_s: float | None = None,
     ) -> Iterator[Found]:
         """Yield everything a query selects in pages of up to `page` messages, none twice and none left out.
 
         What arrives meanwhile is on a later page if its place in the order is not passed yet. A dataset is on one page
-        unless it has more than `page` parts. Parameters, attributes of the pages, and errors are those of `query`.
+        unless it has more than `page` parts. With ``resolve="origin"`` a page has the messages that up to `page`
+        selected ones were computed from, each message on one page only. Parameters, attributes of the pages, and errors
+        are those of `query`.
         """
-        asking = Asking(limit=page, keys=keys, after=after)
-        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
-
-        def pages(asking: Asking) -> Iterator[Found]:
-            more = True
-            while more:
-                found = self._run(queries.page(place, text, asking, wait_s))
-                asking, more = replace(asking, after=found.cursor), found.more
-                if found:
-                    yield found
-
-        return pages(asking)
+        asking = Asking(limit=page, keys=keys, after=after, resolve=resolve)
+        return self._walk(
+            queries.pages(self._client.place(stream, source), text, asking, self._client.wait_s(timeout_s))
+        )
 
     def count(
         self, text: str, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
@@ -154,6 +156,92 @@ class Lookups:
         place = self._client.place(stream, source)
         return self._run(queries.explain(place, text, self._client.wait_s(timeout_s)))
 
+    def messages(
+        self,
+        *,
+        first: int | None = None,
+        last: int | None = None,
+        since: Moment | None = None,
+        until: Moment | None = None,
+        by: TimeOf = "acquired",
+        where: str = "",
+        stream: str = "default",
+        source: str | None = None,
+        page: int = 1000,
+        keys: Sequence[str] | None = None,
+        timeout_s: float | None = None,
+    ) -> Iterator[Message]:
+        """Iterate over the messages of a range in the order of their ids; belongs to no group.
+
+        Parameters
+        ----------
+        first, last : int or None
+            Lowest and highest id; both belong to the range.
+        since, until : str, datetime, int or None
+            Times from `since` on and before `until`: ISO 8601 text (UTC unless it says otherwise), a datetime with its
+            zone, or ns since 1970.
+        by : {"acquired", "stored"}
+            Which time of a message: when it was taken, or when a receiver took it in.
+        where : str
+            Only messages whose metadata fulfil this condition of a query.
+        page : int
+            Messages fetched at once.
+        keys : sequence of str or None
+            As for `query`.
+
+        Raises
+        ------
+        WrongInput, DeadlineExceeded, UnknownStream
+            As `query`.
+
+        Notes
+        -----
+        What arrives while the loop runs is found when its id is not passed yet. A range of times looks at all messages
+        from `first` to `last`.
+        """
+        text = ranges.range_text(first=first, last=last, since=since, until=until, by=by, where=where)
+        place = self._client.place(stream, source)
+        return self._walk(ranges.messages(place, text, page, keys, self._client.wait_s(timeout_s)))
+
+    def live(
+        self,
+        *,
+        stream: str = "default",
+        source: str | None = None,
+        rate_hz: float = 10.0,
+        every: int = 1,
+        follow: Follow | None = "next",
+        timeout_s: float | None = None,
+    ) -> Iterator[Message]:
+        """Iterate over the newest message, again and again, until the stream is finished; belongs to no group.
+
+        What comes while the loop's body runs is passed over. Viewers take no messages from groups and hold nothing up.
+
+        Parameters
+        ----------
+        rate_hz : float, unit 1/s
+            Most messages a second.
+        every : int
+            Show at most one message in so many: the next one lies at least so many arrivals behind the last.
+        follow : {"next", "source", None}
+            At the end of a stream go on with the one that it names; with "source" also with the newest stream of the
+            source, once that has a message and the present one has nothing new.
+        timeout_s : float or None, unit seconds
+            How long to wait for something new; None: 600 s.
+
+        Raises
+        ------
+        NothingYet, UnknownStream
+            If nothing new came in time.
+        """
+        settings = LiveSettings(
+            rate_hz=rate_hz,
+            every=every,
+            follow=follow,
+            timeout_s=STREAM_TIMEOUT_S if timeout_s is None else plans.check_wait(timeout_s),
+        )
+        return self._walk(LiveView(self._client.place(stream, source), settings, self._client.clock).read())
+
     # -- about streams -----------------------------------------------------------------------------------------------
 
     def stream_info(
@@ -162,6 +250,19 @@ class Lookups:
         """Return what is known of a stream: sizes, highest id, whether it is finished, its metadata (key `meta`)."""
         place = self._client.place(stream, source)
         return self._run(plans.describe(place.source, place.stream, self._client.wait_s(timeout_s)))
+
+    def gaps(self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None) -> Gaps:
+        """Return which ids a stream lacks: those that will not come, those that may, and incomplete datasets.
+
+        Raises
+        ------
+        UnknownStream
+            If there is no such stream.
+        DeadlineExceeded
+            If finding them took longer than the facility allows a query.
+        """
+        place = self._client.place(stream, source)
+        return self._run(ranges.gaps(place, self._client.wait_s(timeout_s)))
 
     def stream_meta(
         self, *, stream: str = "default", source: str | None = None, timeout_s: float | None = None
@@ -186,9 +287,38 @@ class Lookups:
         """Return the names of all data sources of the beamtime."""
         return self._run(plans.sources(self._client.wait_s(timeout_s)))
 
+    def stages(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
+        """Return what the stages of the beamtime that are connected did so far.
+
+        Returns
+        -------
+        list of dict
+            For each: `name` and `session` of its consumer, `group`, `source`, `stream`, `running`, and the numbers of
+            `StageCounts`. They are about a second old.
+        """
+        return self._run(plans.stages(self._client.beamtime, self._client.wait_s(timeout_s)))
+
     def receivers(self, *, timeout_s: float | None = None) -> list[dict[str, Any]]:
         """Return the receivers that are alive."""
         return self._run(plans.receivers(self._client.wait_s(timeout_s)))
+
+    def report_work(
+        self, work: object, tell: Callable[[], dict[str, Any]], *, group: str, stream: str = "default",
+        source: str | None = None,
+    ) -> None:  # fmt: skip
+        """Have the broker told what a piece of work has done, with each sign of life.
+
+        Parameters
+        ----------
+        work : hashable
+            Whose report it is; a second one replaces the first.
+        tell : callable
+            Returns the numbers of `StageCounts` so far and `running`; called by a thread of the SDK, must not block.
+        group, stream, source : str
+            What the work reads.
+        """
+        named = {"group": check_name("group", group), **self._client.place(stream, source).fields}
+        self._client.report(work, lambda: {**tell(), **named})
 
     def _run(self, plan: Plan[T]) -> T:
         """Carry a plan out, waiting in this thread."""
@@ -198,6 +328,21 @@ class Lookups:
                 step = self._step(plan, step)
         except StopIteration as stop:
             return stop.value  # type: ignore[no-any-return]
+
+    def _walk(self, plan: Generator[Any, Any, None]) -> Generator[Any, None, None]:
+        """Carry a plan out that has things to show, and yield them."""
+        try:
+            step = next(plan)
+            while True:
+                if isinstance(step, Show):
+                    yield step.value
+                    step = next(plan)
+                else:
+                    step = self._step(plan, step)
+        except StopIteration:
+            return
+        finally:
+            plan.close()
 
     def _do(self, step: Ask | Await | Glance | Pause) -> Any:
         if isinstance(step, Ask):

@@ -101,7 +101,7 @@ class Message:
         self._raw: memoryview | None = None
         self._data: Any = None
         self.parts: tuple[Message, ...] = ()
-        """All parts of a dataset by substream, this first one among them; empty for a plain message."""
+        """Parts of a dataset by substream, this first one among them; empty for a plain message."""
 
     @property
     def id(self) -> int:
@@ -122,6 +122,16 @@ class Message:
     def dataset_size(self) -> int:
         """Parts of the dataset; 0 for a message that is no dataset part."""
         return self._row[3]  # type: ignore[no-any-return]
+
+    @property
+    def complete(self) -> bool:
+        """False when this is a dataset, or a part of one, and other parts are not in `parts`."""
+        return len(self.parts) >= self.dataset_size
+
+    @property
+    def missing_parts(self) -> tuple[int, ...]:
+        """Substreams of the dataset of which there is no part in `parts`; empty when it is complete."""
+        return tuple(sorted({*range(1, self.dataset_size + 1)} - {part.substream for part in self.parts}))
 
     @property
     def beamtime(self) -> str:
@@ -226,7 +236,8 @@ class Message:
     def __repr__(self) -> str:
         text = self.meta_text
         shown = text if len(text) <= SHOWN_META else text[: SHOWN_META - 3] + "..."
-        dataset = f", {len(self.parts)} parts" if self.parts else ""
+        of = "" if self.complete else f" of {self.dataset_size}"
+        dataset = f", {len(self.parts)}{of} parts" if self.parts else ""
         return f"<Message {self.id} of {self.source}/{self.stream}: {_payload_words(self)}{dataset}, meta {shown}>"
 
     def _repr_html_(self) -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
 from asapo.errors import Gap, LeaseLost, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
-from asapo.models import check_id, check_name
+from asapo.models import MAX_ID, check_id, check_name
 from asapo.wire.events import (
     Acknowledge,
     Describe,
@@ -56,6 +56,12 @@ class Pause(NamedTuple):
     seconds: float
 
 
+class Show(NamedTuple):
+    """Give this to user code; come back when it asks for more."""
+
+    value: Any
+
+
 T = TypeVar("T")
 Plan = Generator[Ask | Pause, Any, T]
 Clock = Callable[[], float]
@@ -95,11 +101,19 @@ class Reading:
     where: str = ""
     lease_s: float = LEASE_S
     max_attempts: int = 0
+    min_parts: int = 0
+    dataset_timeout_s: float = 0.0
+    aligned: bool = False
 
     def __post_init__(self) -> None:
         check_name("group", self.group)
         if not self.lease_s > 0:
             raise WrongInput(f"lease_s {self.lease_s!r}: expected seconds above 0")
+        check_parts(self.min_parts)
+        if not 0 <= self.dataset_timeout_s < float("inf"):
+            raise WrongInput(
+                f"dataset_timeout_s {self.dataset_timeout_s!r}: expected seconds; 0 waits until a dataset is complete"
+            )
 
     @property
     def fields(self) -> dict[str, Any]:
@@ -110,13 +124,27 @@ class Reading:
             "where": self.where,
             "lease_s": float(self.lease_s),
             "max_attempts": self.max_attempts,
+            "min_parts": self.min_parts,
+            "dataset_timeout_s": float(self.dataset_timeout_s),
+            "aligned": self.aligned,
         }
 
 
 @functools.lru_cache(maxsize=1024, typed=True)
-def reading_of(*, group: str, ordered: bool, where: str, lease_s: float, max_attempts: int) -> Reading:
-    """Return the one `Reading` of these values: a worker asks with the same ones again and again."""
-    return Reading(group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts)
+def reading_of(
+    *, n: int | None, group: str, ordered: bool, where: str, lease_s: float, max_attempts: int, min_parts: int,
+    dataset_timeout_s: float, aligned: bool,
+) -> Reading:  # fmt: skip
+    """Return the one `Reading` of these values: a worker asks with the same ones again and again.
+
+    `n` is the length of the lists that are asked for, None when it is not lists.
+    """
+    if aligned and n is None:
+        raise WrongInput(f"aligned chunks for group {group!r}: say how long they are, by `n=` or `batch=`")
+    return Reading(
+        group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts, min_parts=min_parts,
+        dataset_timeout_s=dataset_timeout_s, aligned=aligned,
+    )  # fmt: skip
 
 
 def expect(answer: Event, kind: type[T]) -> T:
@@ -131,6 +159,13 @@ def check_count(n: object) -> int:
     if type(n) is not int or not 1 <= n <= MAX_ROWS:
         raise WrongInput(f"{n!r} messages: expected an integer from 1 to {MAX_ROWS}")
     return n
+
+
+def check_parts(min_parts: object) -> int:
+    """Return `min_parts` when it is a number of parts of a dataset; 0 stands for all."""
+    if type(min_parts) is not int or not 0 <= min_parts <= MAX_ID:
+        raise WrongInput(f"min_parts {min_parts!r}: expected an integer from 1 on; 0 for complete datasets only")
+    return min_parts
 
 
 def check_wait(timeout_s: float) -> float:
@@ -163,13 +198,14 @@ def get_last(place: Place, timeout_s: float) -> Plan[Message]:
     return messages[0]
 
 
-def get_by_id(place: Place, ids: Sequence[int], timeout_s: float) -> Plan[list[Message]]:
+def get_by_id(place: Place, ids: Sequence[int], timeout_s: float, min_parts: int = 0) -> Plan[list[Message]]:
     """Ask for these ids, in this order; the first one that is not there says why."""
+    check_parts(min_parts)
     found: dict[int, Message] = {}
     missing: dict[int, Any] = {}
     for at in range(0, len(ids), IDS_AT_ONCE):
         wanted = [check_id(message_id) for message_id in ids[at : at + IDS_AT_ONCE]]
-        answer = yield Ask(GetById, {**place.fields, "ids": wanted}, timeout_s)
+        answer = yield Ask(GetById, {**place.fields, "ids": wanted, "min_parts": min_parts}, timeout_s)
         missing.update(expect(answer, Rows).missing)
         found.update((message.id, message) for message in place.messages(answer))
     for message_id in ids:
@@ -267,6 +303,14 @@ def describe(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]
 def stream_meta(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:
     """Ask for the metadata of one stream."""
     return dict((yield from describe(source, stream, timeout_s)).get("meta", {}))
+
+
+def stages(beamtime: str, timeout_s: float) -> Plan[list[dict[str, Any]]]:
+    """Ask what the stages of a beamtime did."""
+    work = (yield from describe("", "", timeout_s)).get("work")
+    if work is None:
+        raise RemoteProtocolError("this broker does not tell what stages do; update it")
+    return [dict(one) for one in work if one.get("beamtime") == beamtime]
 
 
 def receivers(timeout_s: float) -> Plan[list[dict[str, Any]]]:

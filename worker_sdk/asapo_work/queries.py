@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from asapo.errors import RemoteProtocolError, WrongInput
 from asapo.models import Origin
 from asapo.wire.events import Done, Query, Rows
 from asapo_work.message import Message
-from asapo_work.plans import Ask, Place, Plan, check_count, expect, get_by_id
+from asapo_work.plans import Ask, Pause, Place, Plan, Show, check_count, expect, get_by_id
 
 LIMIT: Final = 1000
 """Messages of a query, or of a page, when the call does not say otherwise."""
@@ -68,7 +68,7 @@ def query(place: Place, text: str, asking: Asking, timeout_s: float) -> Plan[Fou
         if left <= 0 or not page.more or not page.cursor:
             break
     if asking.resolve:
-        found[:] = yield from _origins(place, found, timeout_s)
+        found[:] = yield from _origins(place, found, timeout_s, set())
     return found
 
 
@@ -92,6 +92,19 @@ def page(place: Place, text: str, asking: Asking, timeout_s: float) -> Plan[Foun
     return found
 
 
+def pages(place: Place, text: str, asking: Asking, timeout_s: float) -> Generator[Ask | Pause | Show, Any, None]:
+    """Show all that a query selects page by page, of `resolve` each message once."""
+    seen: set[Origin] = set()
+    more = True
+    while more:
+        found = yield from page(place, text, asking, timeout_s)
+        asking, more = replace(asking, after=found.cursor), found.more
+        if asking.resolve:
+            found[:] = yield from _origins(place, found, timeout_s, seen)
+        if found:
+            yield Show(found)
+
+
 def count(place: Place, text: str, timeout_s: float) -> Plan[int]:
     """Ask how many messages a query selects."""
     return int((yield from _said(place, text, "count", timeout_s)))
@@ -109,12 +122,11 @@ def _said(place: Place, text: str, want: str, timeout_s: float) -> Plan[Any]:
     return expect(answer, Done).result[want]
 
 
-def _origins(place: Place, messages: list[Message], timeout_s: float) -> Plan[list[Message]]:
-    """Replace results by the messages they were computed from, in the same order, each once."""
-    wanted: dict[Origin, None] = {}
-    for message in messages:
-        if message.origin is not None:
-            wanted[message.origin] = None
+def _origins(place: Place, messages: list[Message], timeout_s: float, seen: set[Origin]) -> Plan[list[Message]]:
+    """Replace results by the messages they were computed from, in the same order, each that is not in `seen` once."""
+    origins = (message.origin for message in messages)
+    wanted = dict.fromkeys(origin for origin in origins if origin is not None and origin not in seen)
+    seen.update(wanted)
     by_stream: dict[tuple[str, str], list[int]] = {}
     for origin in wanted:
         by_stream.setdefault((origin.source, origin.stream), []).append(origin.message_id)

@@ -79,6 +79,8 @@ class ClientSession:
         self.outgoing: deque[bytes] = deque()
         """Headers to be sent on the present link, oldest first."""
         self.pending: dict[int, Call] = {}
+        self.reports: dict[Any, Callable[[], dict[str, Any]]] = {}
+        """What tells the server with each sign of life what is done here, by whose work it is."""
         self._server = SERVER_OF[HELLO_ROLES[hello.role]]
         self._server_state = State.GREETING
         self._numbers = itertools.count(1)
@@ -107,7 +109,8 @@ class ClientSession:
 
     def beat(self) -> None:
         """Queue a sign of life; it renews the leases of this session."""
-        self.outgoing.append(BEAT)
+        reports = list(self.reports.values())
+        self.outgoing.append(encode(Beat(work=[report() for report in reports])) if reports else BEAT)
 
     def leave(self) -> None:
         """Queue the farewell that ends the session."""

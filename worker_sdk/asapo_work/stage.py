@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from asapo.errors import AsapoError, WrongInput
@@ -32,10 +33,25 @@ Process = Callable[[list[Message]], "Sequence[Result | None] | None"]
 
 @dataclass(frozen=True, slots=True)
 class StageCounts:
-    """What a stage did."""
+    """What a stage did since its `run` began."""
 
     taken: int = 0
+    """Messages that `process` was given and that are done."""
     published: int = 0
+    """Results that were stored."""
+    bytes: int = 0
+    """Stored bytes of the messages taken."""
+    errors: int = 0
+    """Calls of `process`, or results, that failed."""
+    user_s: float = 0.0
+    """Seconds inside `process`."""
+    wall_s: float = 0.0
+    """Seconds since `run` began, or that it took."""
+
+    @property
+    def rate_hz(self) -> float:
+        """Messages a second, waiting included."""
+        return self.taken / self.wall_s if self.wall_s else 0.0
 
 
 class Stage:
@@ -55,7 +71,7 @@ class Stage:
         Gets a list of messages and returns a `Result` or None for each of them, in the same order.
     group : str
         Stages of one group share the messages.
-    stream, where, ordered, follow, timeout_s, max_attempts
+    stream, where, ordered, follow, timeout_s, max_attempts, min_parts, dataset_timeout_s, aligned
         As for `Consumer.stream`. With `max_attempts`, a list that `process` fails on is done again one by one, so that
         only the message that it fails on uses up an attempt, and becomes a dead letter in the end.
     out_stream : str
@@ -79,6 +95,9 @@ class Stage:
         follow: Follow | None = "next",
         timeout_s: float | None = None,
         max_attempts: int = 0,
+        min_parts: int = 0,
+        dataset_timeout_s: float = 0.0,
+        aligned: bool = False,
     ) -> None:
         self._consumer = consumer
         self._producer = producer
@@ -94,8 +113,13 @@ class Stage:
             "follow": follow,
             "timeout_s": timeout_s,
             "max_attempts": max_attempts,
+            "min_parts": min_parts,
+            "dataset_timeout_s": dataset_timeout_s,
+            "aligned": aligned,
         }
         self._stop = threading.Event()
+        self._counts = StageCounts()
+        self._began_s: float | None = None
 
     def run(self) -> StageCounts:
         """Work until the stream is finished or `stop` is called.
@@ -109,46 +133,80 @@ class Stage:
         Exception
             Whatever `process` raised; its messages are handed back.
         """
-        counts = StageCounts()
-        for messages in self._consumer.stream(**self._reading):
-            published = self._work_or_blame(messages)
-            counts = StageCounts(counts.taken + len(messages), counts.published + published)
-            if self._stop.is_set():
-                self._consumer.acknowledge(messages, group=self._group)
-                break
-        return counts
+        self._counts, self._began_s = StageCounts(), time.monotonic()
+        self._consumer.report_work(self, self._told, group=self._group, stream=self._reading["stream"])
+        try:
+            for messages in self._consumer.stream(**self._reading):
+                self._work_or_blame(messages)
+                if self._stop.is_set():
+                    self._consumer.acknowledge(messages, group=self._group)
+                    break
+        finally:
+            self._counts, self._began_s = self.counts, None
+        return self._counts
+
+    @property
+    def counts(self) -> StageCounts:
+        """What the stage did so far; any thread."""
+        began_s, counts = self._began_s, self._counts
+        return counts if began_s is None else replace(counts, wall_s=time.monotonic() - began_s)
+
+    def _told(self) -> dict[str, Any]:
+        """Return what the broker is told with each sign of life."""
+        return {**asdict(self.counts), "running": self._began_s is not None}
 
     def stop(self) -> None:
         """End `run` after the messages that are at work; any thread."""
         self._stop.set()
 
-    def _work_or_blame(self, messages: list[Message]) -> int:
+    def _work_or_blame(self, messages: list[Message]) -> None:
         """Work; if that fails, hand back what it failed on, and say why."""
         try:
-            return self._work(messages)
+            self._work(messages)
         except Exception as exc:
             if len(messages) == 1 or not self._reading["max_attempts"]:
                 self._hand_back(messages, exc)
                 raise
-        published = 0
+            self._one_by_one(messages)
+
+    def _one_by_one(self, messages: list[Message]) -> None:
+        """Work on messages that failed together, so that only the one that fails alone is to blame."""
         for at, message in enumerate(messages):
             try:
-                published += self._work([message])
+                self._work([message])
             except Exception as exc:
                 self._hand_back([message], exc)
                 with suppress(AsapoError):
                     self._consumer.give_back(messages[at + 1 :], group=self._group)
                 raise
             self._consumer.acknowledge(message, group=self._group)
-        return published
 
     def _hand_back(self, messages: list[Message], error: Exception) -> None:
         with suppress(AsapoError):  # what is lost is given to others anyway
             self._consumer.nack(messages, group=self._group, reason=error)
 
-    def _work(self, messages: list[Message]) -> int:
+    def _work(self, messages: list[Message]) -> None:
         """Publish the results of these messages and wait until the receivers have them."""
-        results = self._process(messages) or [None] * len(messages)
+        began_s = time.monotonic()
+        user_s = 0.0
+        n_bytes = sum(part.size for message in messages for part in message.parts or (message,))
+        try:
+            results = self._process(messages) or [None] * len(messages)
+            user_s = time.monotonic() - began_s
+            published = self._publish(messages, results)
+        except BaseException:
+            user_s = user_s or time.monotonic() - began_s
+            self._count(errors=1, user_s=user_s)
+            raise
+        self._count(taken=len(messages), published=published, bytes=n_bytes, user_s=user_s)
+
+    def _count(self, **more: float) -> None:
+        """Let the counts grow."""
+        counts = self._counts
+        self._counts = replace(counts, **{name: getattr(counts, name) + n for name, n in more.items()})
+
+    def _publish(self, messages: list[Message], results: Sequence[Result | None]) -> int:
+        """Send the results, wait until they are stored, and return how many."""
         if len(results) != len(messages):
             raise WrongInput(
                 f"process returned {len(results)} results for {len(messages)} messages: expected one for each"

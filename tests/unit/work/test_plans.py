@@ -146,7 +146,7 @@ def test_results_are_replaced_by_the_messages_they_came_from_each_once() -> None
         row(5, origin=1, origin_id=50),
     ]
     ask = plan.send(rows_of(*results, origins={1: ["cam", "raw"], 2: ["cam2", "raw"]}))
-    assert ask == Ask(GetById, {"source": "cam", "stream": "raw", "ids": [50, 40]}, 1.0)
+    assert ask == Ask(GetById, {"source": "cam", "stream": "raw", "ids": [50, 40], "min_parts": 0}, 1.0)
     ask = plan.send(rows_of(row(40), row(50)))
     assert (ask.fields["source"], ask.fields["ids"]) == ("cam2", [50])
     found = finish(plan, rows_of(row(50)))

@@ -13,11 +13,17 @@ class FakeConsumer:
     """Gives lists of messages; a list counts as done when the loop asks for the next."""
 
     def __init__(self, *batches: Any) -> None:
-        self.batches = [[SimpleNamespace(id=i, source="det", stream="run") for i in ids] for ids in batches]
+        self.batches = [
+            [SimpleNamespace(id=i, source="det", stream="run", size=100, parts=()) for i in ids] for ids in batches
+        ]
         self.done: list[int] = []
         self.failed: list[tuple[int, str]] = []
         self.back: list[int] = []
         self.settings: dict[str, Any] = {}
+        self.told: Any = None
+
+    def report_work(self, work: Any, tell: Any, **place: Any) -> None:
+        self.told = lambda: {**tell(), **place}
 
     def stream(self, **settings: Any) -> Any:
         self.settings = settings
@@ -63,7 +69,7 @@ def test_results_carry_the_id_and_the_origin_of_their_message() -> None:
     consumer: Any = FakeConsumer([1, 2], [3])
     log: list[Any] = []
     counts = run_stage(consumer, producer(log), scores, group="g", stream="run", out_stream="scores", batch=7)
-    assert counts == StageCounts(taken=3, published=3)
+    assert (counts.taken, counts.published, counts.bytes, counts.errors) == (3, 3, 300, 0)
     assert [entry for entry in log if entry[0] == "send"] == [
         ("send", 1, "scores", 10, 1),
         ("send", 2, "scores", 20, 2),
@@ -90,7 +96,8 @@ def test_none_publishes_nothing_but_counts_as_done() -> None:
     def odd_only(messages: Any) -> Any:
         return [Result() if message.id % 2 else None for message in messages] if len(messages) > 1 else None
 
-    assert run_stage(consumer, producer(log), odd_only, group="g") == StageCounts(taken=3, published=1)
+    counts = run_stage(consumer, producer(log), odd_only, group="g")
+    assert (counts.taken, counts.published) == (3, 1)
     assert [entry[1:3] for entry in log if entry[0] == "send"] == [(1, "run")]
     assert consumer.done == [1, 2, 3]
 
@@ -109,7 +116,7 @@ def test_stop_ends_after_the_messages_at_work() -> None:
         stages[0].stop()
 
     stages.append(Stage(consumer, producer([]), process, group="g"))
-    assert stages[0].run() == StageCounts(taken=1)
+    assert stages[0].run().taken == 1
     assert consumer.done == [1]
 
 
@@ -136,6 +143,32 @@ def test_a_list_that_only_fails_together_is_done_one_by_one() -> None:
         return scores(messages)
 
     log: list[Any] = []
-    assert run_stage(consumer, producer(log), few, group="g", max_attempts=3) == StageCounts(taken=3, published=3)
+    assert run_stage(consumer, producer(log), few, group="g", max_attempts=3).published == 3
     assert consumer.failed == []
     assert set(consumer.done) == {1, 2, 4}
+
+
+def test_a_stage_tells_what_it_does_while_it_does_it() -> None:
+    consumer: Any = FakeConsumer([1, 2], [3], [4])
+    told: list[dict[str, Any]] = []
+
+    def watched(messages: Any) -> Any:
+        told.append(consumer.told())
+        if messages[0].id == 4:
+            raise ValueError("user code")
+        return scores(messages)
+
+    stage = Stage(consumer, producer([]), watched, group="g", stream="run")
+    with pytest.raises(ValueError, match="user code"):
+        stage.run()
+    assert [(one["taken"], one["published"], one["bytes"], one["running"]) for one in told] == [
+        (0, 0, 0, True),
+        (2, 2, 200, True),
+        (3, 3, 300, True),
+    ]
+    last = consumer.told()
+    assert (last["group"], last["stream"], last["running"]) == ("g", "run", False)
+    assert (last["taken"], last["errors"]) == (3, 1)
+    assert 0 < last["user_s"] <= last["wall_s"] == stage.counts.wall_s
+    assert stage.counts.rate_hz == pytest.approx(3 / last["wall_s"])
+    assert StageCounts().rate_hz == 0.0

@@ -14,7 +14,7 @@ from urllib.parse import quote, unquote
 from asapo.ask import Asker
 from asapo.errors import ConnectFailed, DeadlineExceeded, TransportError, UnknownStream, WrongInput
 from asapo.models import StreamRef, check_name
-from asapo.wire.events import ListReceivers
+from asapo.wire.events import Describe, ListReceivers
 from asapo_work.consumer import Consumer
 
 DEFAULT_URL: Final = "asapo://127.0.0.1:8400"
@@ -118,6 +118,11 @@ class Site:
                 address=self.url,
             ) from exc
         return answer if isinstance(answer, dict) else {}
+
+    def stages(self) -> list[dict[str, Any]]:
+        """Return what the stages of all beamtimes that are connected did so far."""
+        answer = self._asker.ask(Describe, source="", stream="")
+        return list(answer.get("work", ())) if isinstance(answer, dict) else []
 
     def beamtimes(self) -> list[str]:
         """Return the beamtimes that hold something."""

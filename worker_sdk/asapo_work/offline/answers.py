@@ -10,11 +10,12 @@ from typing import Any, Final
 from asapo.delivery.answers import unknown_stream
 from asapo.delivery.group import Granted, Group, NeedBacklog
 from asapo.delivery.letters import HANDED_BACK, Failure
-from asapo.delivery.rows import RowTuple, row_dataset_size
+from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import other_bound
+from asapo.delivery.terms import terms_of
 from asapo.errors import AsapoError, LeaseLost, NothingYet, OfflineUnsupported, StreamState, WrongInput, to_wire
 from asapo.index import asked
-from asapo.index.answers import absent, finished, info_map, nothing_yet, rows_by_id, rows_by_seq, whole
+from asapo.index.answers import absent, enough, finished, info_map, nothing_yet, rows_by_id, rows_by_seq, whole
 from asapo.index.asked import QueryLimits
 from asapo.models import StreamRef
 from asapo.query import parse
@@ -117,7 +118,7 @@ class Answers:
             if isinstance(found, Granted):
                 more = {"attempts": found.attempts, "late": found.late, "lost": lost}
                 return self._rows(request.request, stream, found.rows, **more)
-            due_s = group.cursor.next_event_s()  # of what was nacked: leases end never
+            due_s = group.next_event_s()  # of what was nacked, and of datasets: leases end never
             if not isinstance(found, NothingYet) or due_s > until_s:
                 if isinstance(found, NothingYet):
                     self._clock.skip(max(0.0, until_s - self._clock.now_s()))
@@ -143,8 +144,7 @@ class Answers:
         known = delivery.groups.get(request.group)
         group = delivery.open_group(
             request.group,
-            ordered=request.ordered,
-            where=request.where,
+            **terms_of(request)._asdict(),
             matches=group_filter(parse(request.where)) if known is None and request.where else None,
             max_attempts=request.max_attempts,
         )
@@ -175,7 +175,7 @@ class Answers:
     def _get_last(self, request: GetLast) -> Event:
         stream = self._stream(request)
         last = stream.last_id()
-        if not last:
+        if last <= request.after:
             raise finished(stream.head) if stream.head.finished else nothing_yet(stream.head)
         return self._rows(request.request, stream, whole(stream, 0, [last]))
 
@@ -186,7 +186,7 @@ class Answers:
         error: AsapoError | None = None
         for message_id in request.ids:
             found = whole(stream, 0, [message_id])
-            if found and len(found) >= row_dataset_size(found[0]):
+            if enough(found, request.min_parts):
                 rows += found
             else:
                 error = absent(stream.head, message_id, found)
@@ -206,6 +206,11 @@ class Answers:
     def _describe(self, request: Describe) -> Event:
         if request.beamtime:
             return Done(request.request, {"beamtime": self._folder.beamtime, "meta": self._folder.beamtime_meta})
+        if not (request.source or request.stream):
+            raise OfflineUnsupported(
+                "stages need running services: nobody tells a folder what it does; connect a Consumer to the broker",
+                feature="stages",
+            )
         return Done(request.request, {**_facts(self._stream(request)), "declared_keys": []})
 
     def _list_streams(self, request: ListStreams) -> Event:

@@ -15,6 +15,7 @@ from typing import Any, Final
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import AsapoError, OfflineUnsupported, WrongInput
+from asapo.index.gaps import Incomplete, incomplete_among
 from asapo.index.interface import Explanation, StreamHead, check_object_text
 from asapo.index.rebuild import Rebuilt, rebuild_stream, stream_ref
 from asapo.index.snapshot import Columns, Snapshot, why_stale
@@ -180,6 +181,22 @@ class OfflineStream:
             "explain needs running services: offline there is no index, a query looks at every message",
             feature="explain",
         )
+
+    def absent_ids(self, stream_no: int, first: int, limit: int, *, time_limit_s: float) -> list[tuple[int, int]]:
+        """Return the first `limit` closed ranges of ids, from `first` to the highest id, that are not there."""
+        import numpy as np
+
+        ids = np.unique(self.columns.ids)
+        ids = np.concatenate(([first - 1], ids[ids >= first]))
+        ends = np.flatnonzero(np.diff(ids) > 1)[:limit]
+        return [(int(ids[end]) + 1, int(ids[end + 1]) - 1) for end in ends]
+
+    def incomplete(self, stream_no: int, first: int, limit: int, *, time_limit_s: float) -> list[Incomplete]:
+        """Return the first `limit` datasets with ids from `first` on that are not complete."""
+        ids, sizes = self.columns.ids, self.columns.dataset_sizes
+        part = sizes > 0
+        pairs = zip(ids[part].tolist(), sizes[part].tolist(), strict=True)
+        return incomplete_among(pairs, first, limit)
 
     def last_id(self) -> int:
         """Return the highest id of a message or complete dataset; 0 when there is none."""

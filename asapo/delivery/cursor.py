@@ -9,7 +9,7 @@ from heapq import heappop, heappush
 from math import inf
 from typing import Final
 
-from asapo.delivery.leases import GroupState, Holder, Lease
+from asapo.delivery.leases import Departed, GroupState, Holder, Lease
 from asapo.delivery.ranges import RangeSet, complement
 from asapo.delivery.rows import Entry, entry_seq
 
@@ -54,6 +54,7 @@ class GroupCursor:
         self.late_ids: set[int] = set()
         """Ids that arrived below the position and are not done."""
         self._sessions: dict[bytes, Holder] = {}
+        self._departed = Departed()
         self._late: dict[int, Entry] = {}
         self._waiting: dict[int, tuple[float, Entry]] = {}
         self._due: list[tuple[float, int]] = []
@@ -82,7 +83,7 @@ class GroupCursor:
         """Record that `session` was given these messages, for `lease_s` seconds unless renewed."""
         holder = self._sessions.get(session)
         if holder is None:
-            holder = self._sessions[session] = Holder()
+            holder = self._sessions[session] = self._departed.take(session)
         if len(holder.leases) > TIDY_ABOVE and len(holder.leases) > len(holder.held):
             holder.leases = [lease for lease in holder.leases if lease.entries]
         lease = Lease(now_s, lease_s, dict(zip(ids, entries, strict=True)))
@@ -134,10 +135,10 @@ class GroupCursor:
 
         Notes
         -----
-        A message whose lease ran out but that nobody was given since is still accepted: the first ack wins. After
-        `state` was restored, so is one that nobody holds and that the core before may have given out.
+        A message whose lease ran out, or whose session fell silent and is back, and that nobody was given since is
+        accepted: the first ack wins. So is, after `state` was restored, one that the core before may have given out.
         """
-        holder = self._sessions.get(session)
+        holder = self._sessions.get(session) or self._departed.find(session)
         merged = list(RangeSet(ranges))
         if holder is None:
             return self._ack_unheld(None, merged)
@@ -303,11 +304,10 @@ class GroupCursor:
 
     def drop_session(self, session: bytes) -> list[int]:
         """Forget a session that is gone; what it held is given out again at once. Return those ids."""
-        holder = self._sessions.pop(session, None)
-        if holder is None:
-            return []
+        holder = self._sessions.pop(session, None) or Holder()
         for message_id, lease in holder.held.items():
             self._wait(message_id, lease.entries[message_id], -inf, counted=True)
+        self._departed.add(session, holder)
         return list(holder.held)
 
     def next_event_s(self) -> float:

@@ -208,6 +208,8 @@ class Nack(Event):
     ids: list[Any]
     delay_s: float = 0.0
     unstarted: bool = False
+    given_by: int = 0
+    """With `unstarted`: number of the GetNext whose answer nobody looked at; 0 for whichever it was."""
 
 
 @dataclass(frozen=True, slots=True)

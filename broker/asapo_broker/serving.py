@@ -89,7 +89,9 @@ class Serving:
                 _take_bound(group, event)
             return self._next(state, group, waiting, event, now_s)
         if isinstance(event, Nack):
-            if event.unstarted:
+            if not session.gave(event.given_by):
+                lost = event.ids
+            elif event.unstarted:
                 lost = group.cursor.give_back(session.key, event.ids)
             else:
                 lost = group.cursor.nack(session.key, event.ids, event.delay_s, now_s)

@@ -34,9 +34,16 @@ class Session:
     """Groups that have given messages to this session."""
     replies: OrderedDict[int, bytes] = field(default_factory=OrderedDict)
     kept_bytes: int = 0
+    first_given: int = 0
+    """Lowest number of a request that was given messages; 0 for none yet."""
+
+    def gave(self, request: int) -> bool:
+        """Say whether a request may have been given messages; not so before this client fell silent and came back."""
+        return not request or 0 < self.first_given <= request
 
     def keep(self, request: int, reply: bytes) -> None:
         """Remember a reply that gave messages, so that the same request never takes others."""
+        self.first_given = min(self.first_given or request, request)
         replies = self.replies
         replies[request] = reply
         self.kept_bytes += len(reply)

@@ -13,6 +13,7 @@ from asapo.errors import (
     AccessError,
     AsapoError,
     DamagedFile,
+    LinkLost,
     LocalProtocolError,
     ProtocolError,
     RemoteProtocolError,
@@ -118,7 +119,9 @@ class DataServer:
         check_hello(hello, "reader")
         self._readers[peer] = hello
         while len(self._readers) > MAX_READERS:
-            self._readers.popitem(last=False)
+            oldest, _ = self._readers.popitem(last=False)
+            full = LinkLost(f"the data server serves {MAX_READERS} readers already; the one unused longest must go")
+            self._server.send(oldest, encode(Goodbye(to_wire(full))))
         self._server.send(peer, encode(Welcome(self._receiver_id)))
 
     def _fetch(self, peer: bytes, hello: Hello, event: Fetch) -> None:

@@ -21,7 +21,12 @@ def main() -> int:
     frame = bytes(int(size))
     began_s = time.monotonic()
     stopping = threading.Event()
-    threading.Thread(target=lambda: (sys.stdin.read(), stopping.set()), daemon=True).start()
+
+    def listen() -> None:
+        sys.stdin.read()
+        stopping.set()
+
+    threading.Thread(target=listen, daemon=True).start()
     with Producer(url, beamtime=beamtime, source="flood", retry_s=600.0, queue_bytes=QUEUE_BYTES) as producer:
         handles = []
         while not stopping.is_set():

@@ -41,7 +41,9 @@ def _paced(services: LocalServices, stream: str, n: int) -> tuple[float, float]:
     return n / took_s, statistics.median(waits_s)
 
 
-@pytest.mark.parametrize("size", [8 * MIB, 2_000], ids=["large frames", "small frames"])
+@pytest.mark.parametrize(
+    "size", [8 * MIB, pytest.param(2_000, marks=pytest.mark.soak)], ids=["large frames", "small frames"]
+)
 def test_a_flooding_producer_leaves_a_quiet_one_its_rate(tmp_path: Path, size: int) -> None:
     with LocalServices(tmp_path, log_level="error") as services:
         with program(FLOOD, services.native, "other", "flood", size) as flood:
@@ -52,6 +54,7 @@ def test_a_flooding_producer_leaves_a_quiet_one_its_rate(tmp_path: Path, size: i
     assert rate_hz > 0.9 * RATE_HZ, f"{rate_hz:.1f} Hz, acknowledged after {median_s:.3f} s"
 
 
+@pytest.mark.soak
 def test_a_beamtime_with_a_limited_rate_keeps_to_it_and_others_do_not_notice(tmp_path: Path) -> None:
     limit = 40 * MIB
     with LocalServices(tmp_path, log_level="error", beamtime_bytes_per_s=limit, window_bytes=16 * MIB) as services:

@@ -68,6 +68,7 @@ def test_without_inodes_new_streams_are_refused_and_old_ones_go_on(tmp_path: Pat
             assert ledger.check_all(services) == sorted(ledger.acked)
 
 
+@pytest.mark.soak
 def test_an_exhausted_quota_is_a_full_disk(tmp_path: Path) -> None:
     switch = tmp_path / "quota"
     faults = {"r1": f"switch:{switch}:EDQUOT:/det/"}
@@ -122,6 +123,7 @@ def _stall(folder: Path, length_s: float) -> None:
         assert not ledger.failed
 
 
+@pytest.mark.soak
 def test_a_disk_that_stalls_holds_the_producer_back_and_costs_neither_link_nor_memory(tmp_path: Path) -> None:
     _stall(tmp_path, 2.5)
 
@@ -161,6 +163,7 @@ def test_a_receiver_without_descriptors_refuses_new_streams_and_keeps_the_old_on
         assert old.check_all(services) == sorted(old.acked)
 
 
+@pytest.mark.soak
 def test_a_core_without_descriptors_refuses_new_links_and_keeps_the_old_ones(tmp_path: Path) -> None:
     ledger = Ledger("old", sizes=(1_000,))
     with LocalServices(tmp_path, log_level="error") as services, producer_of(services) as producer:
@@ -191,16 +194,15 @@ def _consumer(services: LocalServices, timeout_s: float = 0.5) -> Consumer:
 # -- F31: giants ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("nbytes", [2 * 1024 * MIB + 1, 4 * 1024 * MIB + 1], ids=["2 GiB", "4 GiB"])
-def test_a_frame_beyond_the_limit_is_refused_before_it_is_sent(tmp_path: Path, nbytes: int) -> None:
-    giant = np.zeros(nbytes, dtype=np.uint8)  # the kernel has nothing behind it
+def test_a_frame_beyond_the_limit_is_refused_before_it_is_sent(tmp_path: Path) -> None:
     with LocalServices(tmp_path, log_level="error") as services:
         with producer_of(services, queue_bytes=8 * 1024 * MIB) as producer:
             producer.send(b"before", id=1).result(PATIENCE_S)
-            began_s = time.monotonic()
-            with pytest.raises(WrongInput, match=r"bytes.*limit|limit.*bytes|most|at most"):
-                producer.send(giant, id=2).result(PATIENCE_S)
-            assert time.monotonic() - began_s < 5.0
+            for nbytes in (2 * 1024 * MIB + 1, 4 * 1024 * MIB + 1):
+                giant = np.zeros(nbytes, dtype=np.uint8)  # the kernel has nothing behind it
+                with pytest.raises(WrongInput, match="bytes"):
+                    producer.send(giant, id=2).result(PATIENCE_S)
+            assert resident_bytes(services.pid("r1")) < 1024 * MIB
             assert producer.send(b"behind", id=3).result(PATIENCE_S) == 3
             assert producer.stats.resent == 0
 

@@ -102,6 +102,7 @@ def _step(folder: Path, monkeypatch: pytest.MonkeyPatch, steps_s: list[float]) -
     assert max(times_s) - min(times_s) > 1.5 * HOUR_S, "the clock was not stepped"
 
 
+@pytest.mark.soak
 def test_a_clock_that_jumps_by_hours_changes_nothing_but_the_times_noted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

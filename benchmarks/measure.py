@@ -44,6 +44,12 @@ def cpu_s(pid: int) -> float:
     return time.clock_gettime((~pid << 3) | 2)  # the kernel's per-process CPU clock of another process
 
 
+def peak_bytes(pid: int) -> int:
+    """Return the most memory that a live process has had resident."""
+    line = next(line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
+
+
 class CpuMeter:
     """CPU seconds of named processes between `start` and `stop`."""
 

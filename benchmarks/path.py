@@ -87,6 +87,15 @@ class ProductPath:
         """Let the producer do something without the worker."""
         return self._producer.ask(transport=self._transport, **facts)
 
+    def ask_under_load(self, load: dict[str, Any], **facts: Any) -> dict[str, Any]:
+        """Let the worker do something while the producer sends a stream; the load must outlast it."""
+        self._producer.tell(transport=self._transport, **load)
+        found = self._worker.ask(**facts)
+        acked_s = self._producer.hear()["acked_s"]
+        assert found["ended_s"] < acked_s, f"the load ended {found['ended_s'] - acked_s:.1f} s before the worker"
+        self._forget(load["stream"])
+        return found
+
     def close(self) -> None:
         """End all processes."""
         self._producer.__exit__(None, None, None)

@@ -161,7 +161,8 @@ def get_next(consumer: Consumer, facts: dict[str, Any]) -> dict[str, Any]:
             started_ns = time.perf_counter_ns()
             consumer.get_next(facts["group"], stream=facts["stream"])
             taken_ms.append((time.perf_counter_ns() - started_ns) / 1e6)
-        return {"p50_ms": percentile(taken_ms, 50), "p99_ms": percentile(taken_ms, 99), "sum_s": sum(taken_ms) / 1e3}
+        return {"p50_ms": percentile(taken_ms, 50), "p99_ms": percentile(taken_ms, 99), "sum_s": sum(taken_ms) / 1e3,
+                "ended_s": time.monotonic()}  # fmt: skip
     started_s = time.perf_counter()
     count = 0
     for batch in consumer.stream(

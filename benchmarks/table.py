@@ -38,6 +38,14 @@ def more(entry: dict[str, Any]) -> str:
         return f"p99 {params['p99_ms']:.1f} ms at {params['rate_hz']} Hz"
     if "rate_ratio" in params:
         return f"p99 {params['p99_ms']:.2f} ms; rate {params['rate_ratio']:.2f} of the echo's"
+    if "slowest_by_fastest" in params:
+        fair, mb = params["slowest_by_fastest"], params["core_peak_mb"]
+        return (
+            f"10 groups, slowest {fair:.2f} of the fastest; p50 {params['p50_ms']:.0f}, p99 {params['p99_ms']:.0f} ms; "
+            f"core {mb} MB"
+        )
+    if "load" in params:
+        return f"p99 {params['p99_ms']:.1f} ms beside {params['load']}; without {params['baseline_p99_ms']:.1f}"
     if "cores" in params:
         return "cores: " + ", ".join(f"{who} {value:.2f}" for who, value in params["cores"].items())
     if "not_packed" in params:

@@ -17,6 +17,8 @@ from benchmarks.roles import Role
 
 REPLY_BYTES = 400
 BATCH = 100
+FRAME_BYTES = 4096
+PULSES = 64
 
 
 def echo_role() -> None:
@@ -96,6 +98,47 @@ def test_get_next(benchmark: Any, folder: Path, record: Record, full: bool, roun
             {**params, "n": BATCH, "messages": n_batch},
         )
     )
+
+
+@pytest.mark.figures("getnext-loaded")
+def test_get_next_while_a_detector_sends(benchmark: Any, folder: Path, record: Record, full: bool, rounds: int) -> None:
+    """One client, call by call, on a stream that is there, while another one comes in; beside no load."""
+    n, rate_hz, frames = (2000, 13_500, 13_500 * 6) if full else (5, 1000, 1000)
+    frames -= frames % PULSES
+    path = ProductPath(folder)
+    idle: list[dict[str, float]] = []
+    loaded: list[dict[str, float]] = []
+    try:
+        path.ask_producer(do="trains", stream="stock", size=64, pulses=1000, n=max(1000, n // 1000 * 1000))
+
+        def run() -> None:
+            load = {"do": "trains", "size": FRAME_BYTES, "pulses": PULSES, "n": frames, "rate_hz": rate_hz}
+            count = len(loaded)
+            facts = {"do": "get_next", "stream": "stock", "group": f"loaded-{count}", "batch": 1, "n": n}
+            loaded.append(path.ask_under_load({**load, "stream": f"load-{count}"}, **facts))
+
+        def alone() -> None:
+            facts = {"do": "get_next", "stream": "stock", "group": f"idle-{len(idle)}", "batch": 1, "n": n}
+            idle.append(path.ask_worker(**facts))
+
+        benchmark.pedantic(run, setup=alone, rounds=rounds + 1)
+    finally:
+        path.close()
+    idle, loaded = idle[1:] or idle, loaded[1:] or loaded
+    record(
+        Figure(
+            "getnext-loaded",
+            median([a["p50_ms"] for a in loaded]),
+            "ms p50",
+            median([a["p50_ms"] for a in idle]),
+            median([a["p50_ms"] / b["p50_ms"] for a, b in zip(loaded, idle, strict=True)]),
+            {
+                "rounds": len(loaded), "clients": 1, "calls": n, "baseline": "the same without load",
+                "p99_ms": median([a["p99_ms"] for a in loaded]), "baseline_p99_ms": median([a["p99_ms"] for a in idle]),
+                "load": f"trains of {PULSES} frames of {FRAME_BYTES} B, {rate_hz} frames/s, one producer, one receiver",
+            },
+        )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

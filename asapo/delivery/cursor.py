@@ -341,6 +341,12 @@ class GroupCursor:
             return True
         return any(holder.held for name, holder in self._sessions.items() if name != session)
 
+    def at_rest(self, now_s: float) -> bool:
+        """Return whether nothing is lost by making the cursor anew from its stored state."""
+        if self.dirty or self.n_outstanding or self._late:
+            return False
+        return all(due_s <= now_s for due_s, _ in self._waiting.values())
+
     @property
     def n_outstanding(self) -> int:
         """How many messages are held by sessions."""

@@ -33,9 +33,9 @@ SCAN_ENTRIES: Final = 4096
 """Entries a filter looks at in one call, so that one group never holds up the others."""
 CHUNK_ENTRIES: Final = 256
 """Entries taken at once when some are left out."""
-BACKLOG_ROWS: Final = 10_000
-"""Rows asked from the index at once."""
-BACKLOG_LOW: Final = 2_000
+BACKLOG_ROWS: Final = 3_000
+"""Rows asked from the index at once: many groups take turns at it, and each keeps its rows in memory."""
+BACKLOG_LOW: Final = 1_500
 """The next backlog is asked for when fewer entries than this are left."""
 
 
@@ -155,6 +155,10 @@ class Group:
         self.cursor = GroupCursor(
             ordered=ordered, max_attempts=max_attempts, state=state, given_below=window.id_max + 1
         )
+        self.used_s = 0.0
+        """When a session last asked for something, set by whoever serves it; monotonic clock, in seconds."""
+        self._held_at_most = 0
+        """Messages given out since they were last counted, and those."""
         self._backlog = _Backlog()
         self._unseen_from = self._unseen_upto = self._unseen_below = 0
         if state is not None and ordered and (state.floor or state.done):
@@ -280,6 +284,7 @@ class Group:
         if not ids:
             return stopped or answer_next(self.window, cursor, session)
         cursor.lease(session, ids, entries, lease_s or self.lease_s, now_s)
+        self._held_at_most += len(ids)
         attempts = cursor.attempts
         return Granted(
             ids,
@@ -288,6 +293,12 @@ class Group:
             late,
             self._look_ahead(),
         )
+
+    def is_holding(self, limit: int) -> bool:
+        """Return whether sessions hold at least `limit` messages; counts them only when that may be."""
+        if self._held_at_most >= limit:
+            self._held_at_most = self.cursor.n_outstanding
+        return self._held_at_most >= limit
 
     def _fill(self, ids: list[int], entries: list[Entry], n: int) -> NeedBacklog | Again | None:
         """Add new messages up to `n`; return what kept it from going on, None when the stream has no more now."""

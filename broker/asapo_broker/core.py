@@ -345,7 +345,7 @@ class Core:
             self._sessions.forget(peer.identity)
         for receiver_id in self._registry.expire(now_s):
             log.warning("receiver %s fell silent", receiver_id)
-        if now_s >= self._idle_s:
+        if now_s >= self._idle_s and not self._store.busy:  # what leaves the memory must be on disk
             self._idle_s = now_s + IDLE_S
             self._delivery.drop_idle(now_s)
 

@@ -368,12 +368,15 @@ class Delivery:
         return found
 
     def drop_idle(self, now_s: float) -> None:
-        """Let go of streams that nobody read for long and of which nothing is outstanding."""
-        limit_s = now_s - self._settings.idle_stream_s
+        """Let go of streams and groups that nobody read for long and of which nothing is outstanding."""
+        settings = self._settings
         for state in list(self.streams.values()):
-            idle = state.used_s < limit_s and not state.waiting and not state.n_outstanding
-            if idle and state not in self._serving.changed and not state.opening and not state.loading:
+            if state in self._serving.changed or state.opening or state.loading:
+                continue
+            if state.used_s < now_s - settings.idle_stream_s and not state.waiting and not state.n_outstanding:
                 self._forget(state)
+            else:
+                self._serving.n_groups -= state.drop_groups(now_s, unused_s=settings.idle_group_s)
 
     def numbers(self) -> dict[str, int]:
         """Return how much is in memory."""

@@ -82,6 +82,7 @@ class Serving:
         if group is None:
             self._open_group(state, event)
             return False
+        group.used_s = now_s
         if isinstance(event, GetNext):
             if group.cursor.ordered != event.ordered or group.where != event.where:
                 state.delivery.open_group(event.group, ordered=event.ordered, where=event.where)  # raises
@@ -127,7 +128,7 @@ class Serving:
             self._tally.acked += len(event.done)
             self._tally.lease_lost += len(waiting.lost)
             self.changed.add(state)
-        if cursor.n_outstanding >= MAX_OUTSTANDING:
+        if group.is_holding(MAX_OUTSTANDING):
             raise QueueFull(
                 f"group {event.group!r} holds {MAX_OUTSTANDING} messages; acknowledge some", limit=MAX_OUTSTANDING
             )

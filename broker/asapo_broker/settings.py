@@ -56,6 +56,8 @@ class CoreSettings:
     """Longest message part a peer may send."""
     idle_stream_s: float = 300.0
     """A stream nobody read for this long leaves the memory, its cursors being on disk."""
+    idle_group_s: float = 60.0
+    """A group nobody read for this long leaves the memory, its cursor being on disk."""
     switch_s: float = 0.0005
     """How long a busy thread may keep the interpreter from the poll thread (`sys.setswitchinterval`)."""
 

@@ -165,6 +165,20 @@ class StreamState:
         found = self.delivery.groups.get(group) if self.delivery is not None else None
         return found.matches if found is not None and isinstance(found.matches, Filter) else None
 
+    def drop_groups(self, now_s: float, *, unused_s: float) -> int:
+        """Let go of groups that nobody has asked for so long; return how many. The next request restores them."""
+        if self.delivery is None:
+            return 0
+        groups, wanted = self.delivery.groups, {one.event.group for one in self.waiting}
+        idle = [
+            name
+            for name, group in groups.items()
+            if group.used_s < now_s - unused_s and name not in wanted and group.cursor.at_rest(now_s)
+        ]
+        for name in idle:
+            del groups[name]
+        return len(idle)
+
     def waiting_for(self, group: str) -> list[Waiting]:
         """Return the requests that wait for a group."""
         return [one for one in self.waiting if one.event.group == group]

@@ -668,6 +668,32 @@ def test_an_idle_stream_leaves_the_memory_when_nothing_is_outstanding(world: Wor
     assert world.delivery.numbers()["groups"] == 0
 
 
+def test_an_idle_group_leaves_the_memory_and_goes_on_where_it_was(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1, 2, 3)
+    world.ask(one, n=2, now_s=1.0)
+    world.ids()
+    world.delivery.request(one, Nack(500, "det", "s", "g", [2], delay_s=200.0), 1.0)
+    world.ask(one, group="busy", now_s=100.0)
+    world.ready(now_s=100.0)
+    world.delivery.changes()
+    world.delivery.drop_idle(100.0)
+    assert world.delivery.numbers()["groups"] == 2, "a message is with a session"
+    world.delivery.end(one, 100.0)
+    stored = world.delivery.changes()
+    world.delivery.drop_idle(100.0)
+    assert world.delivery.numbers()["groups"] == 2, "a message is not to be given before its time"
+    world.delivery.drop_idle(250.0)
+    assert world.delivery.numbers()["groups"] == 0
+    assert world.delivery.streams, "the stream was asked for a moment ago"
+
+    world.answers()
+    two = world.session(b"b" * 16)
+    world.ask(two, n=3, now_s=251.0)
+    world.ready(stored[REF, "g"], now_s=251.0)
+    assert world.ids() == [1, 2, 3]
+
+
 def test_metadata_too_long_for_one_answer_is_given_in_several(world: World) -> None:
     one = world.session()
     world.reading(one)

@@ -26,7 +26,7 @@ T = TypeVar("T")
 VARIABLE: Final = "ASAPO_FAULTS"
 """Environment variable with the faults of a whole process: `pwrite:17:kill,append:3:ENOSPC:.idx` for file operations,
 `ingest.after-journal:5:kill` for a place of `asapo.failpoints`, or one that a test switches on by making a file, for
-example `switch:/tmp/on:ENOSPC:stream1`, or `clock:/tmp/step`: the wall clock is wrong by the seconds in that file."""
+example `switch:/tmp/on:ENOSPC:stream1`. `clock:/tmp/step` lets the wall clock be wrong by the seconds in that file."""
 WRITES: Final = frozenset({"pwrite", "append"})
 
 

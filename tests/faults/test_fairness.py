@@ -45,23 +45,27 @@ def _paced(services: LocalServices, stream: str, n: int) -> tuple[float, float]:
     "size", [8 * MIB, pytest.param(2_000, marks=pytest.mark.soak)], ids=["large frames", "small frames"]
 )
 def test_a_flooding_producer_leaves_a_quiet_one_its_rate(tmp_path: Path, size: int) -> None:
-    with LocalServices(tmp_path, log_level="error") as services:
-        with program(FLOOD, services.native, "other", "flood", size) as flood:
-            assert next_line(flood) == "sending"
-            rate_hz, median_s = _paced(services, "beside", 50)
-            flood.communicate()
-            assert flood.returncode == 0
+    with (
+        LocalServices(tmp_path, log_level="error") as services,
+        program(FLOOD, services.native, "other", "flood", size) as flood,
+    ):
+        assert next_line(flood) == "sending"
+        rate_hz, median_s = _paced(services, "beside", 50)
+        flood.communicate()
+        assert flood.returncode == 0
     assert rate_hz > 0.9 * RATE_HZ, f"{rate_hz:.1f} Hz, acknowledged after {median_s:.3f} s"
 
 
 @pytest.mark.soak
 def test_a_beamtime_with_a_limited_rate_keeps_to_it_and_others_do_not_notice(tmp_path: Path) -> None:
     limit = 40 * MIB
-    with LocalServices(tmp_path, log_level="error", beamtime_bytes_per_s=limit, window_bytes=16 * MIB) as services:
-        with program(FLOOD, services.native, "other", "flood", MIB) as flood:
-            assert next_line(flood) == "sending"
-            rate_hz, _ = _paced(services, "beside", 50)
-            told, _ = flood.communicate()
+    with (
+        LocalServices(tmp_path, log_level="error", beamtime_bytes_per_s=limit, window_bytes=16 * MIB) as services,
+        program(FLOOD, services.native, "other", "flood", MIB) as flood,
+    ):
+        assert next_line(flood) == "sending"
+        rate_hz, _ = _paced(services, "beside", 50)
+        told, _ = flood.communicate()
     nbytes, took_s = map(float, told.split())
     # One second's worth may come at once.
     assert 0.3 * limit * took_s < nbytes < 1.1 * limit * (took_s + 1)

@@ -52,7 +52,7 @@ class Watched:
 
 
 class Pacer(threading.Thread):
-    """Sends frames of 1 MiB at a rate, each stream a thousand of them; reads them by another thread."""
+    """Sends frames of 1 MiB at a rate, five hundred to a stream, and reads each stream when it is finished."""
 
     def __init__(self, services: LocalServices, rate_hz: float) -> None:
         super().__init__(name="pacer", daemon=True)
@@ -146,20 +146,22 @@ def test_a_million_small_frames_come_as_fast_at_the_end_whoever_does_not_read(
     tmp_path: Path, soak_share: float
 ) -> None:
     n = max(100_000, round(1_000_000 * soak_share))
-    with LocalServices(tmp_path, log_level="error") as services:
-        with producer_of(services) as producer:
-            producer.send(FRAME).result(PATIENCE_S)
-            with Consumer(services.native, beamtime=BEAMTIME, source="det", timeout_s=PATIENCE_S) as idle:
-                held = idle.get_next("never reads on", lease_s=3600.0)
-                _send_small(producer, 20_000)  # caches fill
-                before = {name: resident_bytes(services.pid(name)) for name in ("r1", "broker")}
-                rates_hz = _send_small(producer, n)
-                grown = {name: resident_bytes(services.pid(name)) - was for name, was in before.items()}
-                print(f"\n{n} messages of 1 kB, tenths in Hz: {[round(rate) for rate in rates_hz]}; grown MiB: "
-                      f"{ {name: round(nbytes / MIB) for name, nbytes in grown.items()} }")  # fmt: skip
-                assert idle.get_last().id == 20_001 + n
-                idle.acknowledge(held, group="never reads on")
-                assert idle.get_next("never reads on").id == 2
+    with (
+        LocalServices(tmp_path, log_level="error") as services,
+        producer_of(services) as producer,
+        Consumer(services.native, beamtime=BEAMTIME, source="det", timeout_s=PATIENCE_S) as idle,
+    ):
+        producer.send(FRAME).result(PATIENCE_S)
+        held = idle.get_next("never reads on", lease_s=3600.0)
+        _send_small(producer, 20_000)  # caches fill
+        before = {name: resident_bytes(services.pid(name)) for name in ("r1", "broker")}
+        rates_hz = _send_small(producer, n)
+        grown = {name: resident_bytes(services.pid(name)) - was for name, was in before.items()}
+        shown = {name: round(nbytes / MIB) for name, nbytes in grown.items()}
+        print(f"\n{n} messages of 1 kB, tenths in Hz: {[round(rate) for rate in rates_hz]}; grown MiB: {shown}")
+        assert idle.get_last().id == 20_001 + n
+        idle.acknowledge(held, group="never reads on")
+        assert idle.get_next("never reads on").id == 2
     assert grown["broker"] < 400 * MIB, "a group that does not read costs memory without a bound"
     assert grown["r1"] < 400 * MIB
     assert statistics.median(rates_hz[-3:]) > 0.9 * statistics.median(rates_hz[:3]), rates_hz

@@ -70,9 +70,7 @@ def _check_apart(services: LocalServices, ledgers: dict[str, Ledger]) -> None:
         ledger.check_whole(indexed_ids(services.data_dir, ledger.stream, beamtime=beamtime), f"index of {beamtime}")
         with consumer_of(services, beamtime=beamtime) as consumer:
             ledger.check_by_id(consumer)
-            lists = consumer.stream(
-                group="g", stream=ledger.stream, batch=100, timeout_s=PATIENCE_S, follow=None
-            )
+            lists = consumer.stream(group="g", stream=ledger.stream, batch=100, timeout_s=PATIENCE_S, follow=None)
             ledger.check_ordered((message for some in lists for message in some), f"group of {beamtime}")
         folder = services.data_dir / "beamline" / encode_name(beamtime)
         with asapo.open(folder, source="det") as offline:

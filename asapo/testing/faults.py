@@ -233,7 +233,7 @@ def step_clock(path: str) -> None:
     """Let the wall clock of this process go wrong by the seconds that a file holds, as long as it is there.
 
     It reaches what Python code reads by `time.time` and `time.time_ns`. Nothing of ours asks for the time of day in
-    another way: ZeroMQ and waits use the monotonic clock, no statement of SQL asks for the time, and a test looks after that.
+    another way: ZeroMQ and waits use the monotonic clock, SQL never asks for the time, and a test looks after that.
     """
     right_ns = time.time_ns
 

@@ -216,7 +216,9 @@ class ZmqServer:
 def _receive(socket: Any, door: Doorkeeper | None = None) -> Message | None:
     """Take one message of exactly two parts (for servers three, with the peer); of another number, give garbage.
 
-    Servers have a door, where peers are introduced that speak for the first time. Frames know whether more follows: asking the socket after each part would double the cost of small messages.
+    Servers have a door, where peers are introduced that speak for the first time.
+
+    Frames know whether more follows: asking the socket after each part would double the cost of small messages.
     """
     # Asking costs 2 us; the exception of a vain recv would cost 12.
     if not socket.getsockopt(zmq.EVENTS) & _READABLE:

@@ -165,12 +165,15 @@ class DataServer:
             )
         path = self._path(ref.beamtime, row.segment)
         buffer = bytearray(length)
+        rest = memoryview(buffer)
+        at = row.offset + begin
         try:
-            n = os.preadv(self._file(path), [buffer], row.offset + begin)
+            while rest.nbytes and (n := os.preadv(self._file(path), [rest], at)):  # one call reads up to 2 GiB only
+                rest, at = rest[n:], at + n
         except OSError as exc:
             raise StorageError(f"cannot read {path}: {exc.strerror}", path=path) from exc
-        if n != length:
-            raise DamagedFile(f"{path} ends at {row.offset + begin + n}", path=path, offset=row.offset + begin + n)
+        if rest.nbytes:
+            raise DamagedFile(f"{path} ends at {at}", path=path, offset=at)
         return buffer
 
     def _path(self, beamtime: str, segment: int) -> str:

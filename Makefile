@@ -11,6 +11,8 @@ ARGS ?=
 # Benchmark ids, e.g. make bench ONLY=path,trains
 ONLY ?=
 export ONLY PYTHON
+# Tests start hundreds of processes: compiling our modules anew in each would be a third of their start.
+unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: help .venv demo test bench lint format soak lock clean
 

@@ -27,6 +27,12 @@ COMMANDS: Final = {
     "tail": ("asapo_work.cli.tail", "show messages as they arrive"),
     "get": ("asapo_work.cli.get", "fetch messages by id or the last one"),
     "query": ("asapo_work.cli.query", "find messages by their metadata"),
+    "groups": ("asapo_work.cli.groups", "show how far groups are, or delete one"),
+    "dead-letters": (
+        "asapo_work.cli.dead_letters",
+        "list messages that a group gave up, give them out again, or drop them",
+    ),
+    "seek": ("asapo_work.cli.seek", "let a group go on at another place of its stream"),
     "reindex": ("asapo.reindex", "make indexes anew from the journals"),
     "doctor": ("asapo_work.cli.doctor", "check this installation and the services it reaches"),
     "selfcheck": (

@@ -221,6 +221,12 @@ class GroupMismatch(DeliveryError):
     code = "group_mismatch"
 
 
+class UnknownGroup(DeliveryError):
+    """Nothing is known of the group: it never read the stream, or was deleted; fields `group`, `source`, `stream`."""
+
+    code = "unknown_group"
+
+
 class PayloadChanged(DeliveryError):
     """The buffer was changed between `send` and its release; nothing was stored."""
 

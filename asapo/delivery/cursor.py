@@ -4,20 +4,23 @@ from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from heapq import heappop, heappush
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Final
 
 from asapo.delivery.leases import Departed, GroupState, Holder, Lease
+from asapo.delivery.letters import HANDED_BACK, LEASE_ENDED, WORKER_GONE, DeadLetters, Failure
+from asapo.delivery.pending import Pending
 from asapo.delivery.ranges import RangeSet, complement
+from asapo.delivery.redelivery import Redelivery
 from asapo.delivery.rows import Entry, entry_seq
 
+NO_LETTERS: Final[Mapping[int, int]] = {}
 TIDY_ABOVE: Final = 64
 """Emptied leases are swept when a session has more leases than this and than messages."""
 
 
-class GroupCursor:
+class GroupCursor(Pending):
     """Position, leases and redelivery of one group. Gives entries out at most to one session at a time.
 
     Parameters
@@ -25,17 +28,20 @@ class GroupCursor:
     ordered : bool
         True: keys are ids; False: keys are arrival numbers.
     max_attempts : int
-        Failed deliveries after which a message is given up (`dead`); 0 means never.
+        Failed deliveries after which a message is given up and becomes a dead letter; 0 means never.
     state : GroupState, optional
         What was stored. The position starts again behind the floor, and done keys are skipped.
     given_below : int
         With `state`: ids under this may have been given out by the core before; their acknowledgement is accepted.
+    dead : mapping of int to int
+        With `state`: ids of the stored dead letters, and their keys.
     """
 
     def __init__(
-        self, *, ordered: bool, max_attempts: int = 0, state: GroupState | None = None, given_below: int = 0
-    ) -> None:
-        self.ordered = ordered
+        self, *, ordered: bool, max_attempts: int = 0, state: GroupState | None = None, given_below: int = 0,
+        dead: Mapping[int, int] = NO_LETTERS,
+    ) -> None:  # fmt: skip
+        super().__init__(ordered=ordered)
         self.max_attempts = max_attempts
         self.position = 1 if state is None else state.floor + 1
         """Next key to look at."""
@@ -43,7 +49,7 @@ class GroupCursor:
         """Done keys at or above the position."""
         self.acked_ids = RangeSet(state.acked_ids if state else ())
         self.attempts: dict[int, int] = dict(state.attempts if state else ())
-        self.dead: dict[int, int] = dict(state.dead if state else ())
+        self.dead = DeadLetters(dead)
         self.passed = state.passed if state else 0
         self.late = state.late if state else 0
         self.given_below = given_below if state else 0
@@ -53,37 +59,25 @@ class GroupCursor:
         """True when the durable state changed since `snapshot`."""
         self.late_ids: set[int] = set()
         """Ids that arrived below the position and are not done."""
-        self._sessions: dict[bytes, Holder] = {}
         self._departed = Departed()
-        self._late: dict[int, Entry] = {}
-        self._waiting: dict[int, tuple[float, Entry]] = {}
-        self._due: list[tuple[float, int]] = []
 
     # -- giving out ---------------------------------------------------------------------------------------------
 
-    def take_again(self, n: int, now_s: float) -> tuple[list[int], list[Entry]]:
-        """Take out up to `n` messages that have to be given again (lowest id first), then those that came late."""
-        ids: list[int] = []
-        entries: list[Entry] = []
-        while self._due and len(ids) < n and self._due[0][0] <= now_s:
-            due_s, message_id = heappop(self._due)
-            found = self._waiting.get(message_id)
-            # An entry of the heap is stale when the message was acknowledged or put back meanwhile.
-            if found is not None and found[0] == due_s:
-                del self._waiting[message_id]
-                ids.append(message_id)
-                entries.append(found[1])
-        while self._late and len(ids) < n:
-            message_id = next(iter(self._late))
-            ids.append(message_id)
-            entries.append(self._late.pop(message_id))
-        return ids, entries
+    def take_again(self, session: bytes, n: int, now_s: float) -> tuple[list[int], list[Entry]]:
+        """Take out up to `n` messages that have to be given again, then those that came late."""
+        holder = self._sessions.get(session)
+        return self._again.take(n, now_s, holds_suspect=holder is not None and holder.suspect in holder.held)
 
-    def lease(self, session: bytes, ids: Sequence[int], entries: Iterable[Entry], lease_s: float, now_s: float) -> None:
-        """Record that `session` was given these messages, for `lease_s` seconds unless renewed."""
+    def lease(
+        self, session: bytes, ids: Sequence[int], entries: Iterable[Entry], lease_s: float, now_s: float, *,
+        worker: str = "",
+    ) -> None:  # fmt: skip
+        """Record that `session`, known as `worker`, was given these messages, for `lease_s` seconds unless renewed."""
         holder = self._sessions.get(session)
         if holder is None:
-            holder = self._sessions[session] = self._departed.take(session)
+            holder = self._sessions[session] = self._departed.take(session, worker)
+        if self._again.suspects:
+            holder.suspect = next(filter(self._again.suspects.__contains__, ids), holder.suspect)
         if len(holder.leases) > TIDY_ABOVE and len(holder.leases) > len(holder.held):
             holder.leases = [lease for lease in holder.leases if lease.entries]
         lease = Lease(now_s, lease_s, dict(zip(ids, entries, strict=True)))
@@ -106,14 +100,14 @@ class GroupCursor:
     def arrive_late(self, message_id: int, entry: Entry) -> None:
         """Queue a message that came below the position or where the group does not look any more."""
         if not self.is_pending(message_id):
-            self._late[message_id] = entry
+            self._again.late[message_id] = entry
             self.late_ids.add(message_id)
             self.late += 1
             self.forget_done(message_id, entry)
 
     def forget_done(self, message_id: int, entry: Entry) -> None:
         """Undo the mark "done" of a key that counted as a gap until its message came."""
-        self.ahead.remove(message_id if self.ordered else entry_seq(entry))
+        self.ahead.remove(self._key(message_id, entry))
         self.dirty = True
 
     # -- being told ---------------------------------------------------------------------------------------------
@@ -172,6 +166,8 @@ class GroupCursor:
         if self.attempts:
             for message_id in ids:
                 self.attempts.pop(message_id, None)
+        if self._again.suspects:
+            self._again.suspects.difference_update(ids)
         if self.late_ids:
             self.late_ids.difference_update(ids)
         self.dirty = True
@@ -205,20 +201,24 @@ class GroupCursor:
 
     def _ack_waiting(self, message_id: int) -> bool:
         """Accept the ack of a message that waits for redelivery; False when it does not."""
-        found = self._waiting.pop(message_id, None)
-        if found is None:
+        entry = self._again.pop(message_id)
+        if entry is None:
             return False
         self.attempts.pop(message_id, None)
-        self._settle_one(message_id, found[1])
+        self._settle_one(message_id, entry)
         return True
 
     def _settle_one(self, message_id: int, entry: Entry) -> None:
         """Count a message that nobody holds as done."""
         self.late_ids.discard(message_id)
-        key = message_id if self.ordered else entry_seq(entry)
+        self._again.suspects.discard(message_id)
+        key = self._key(message_id, entry)
         if key >= self.position:
             self.ahead.add(key)
         self.dirty = True
+
+    def _key(self, message_id: int, entry: Entry) -> int:
+        return message_id if self.ordered else entry_seq(entry)
 
     def _held_by_other(self, holder: Holder | None, message_id: int) -> bool:
         return any(message_id in other.held for other in self._sessions.values() if other is not holder)
@@ -230,7 +230,7 @@ class GroupCursor:
 
     def _ack_given_before(self, lo: int, hi: int) -> None:
         """Accept the ack of messages that the core before can have given out and that nobody holds."""
-        for message_id in [one for one in self._waiting if lo <= one <= hi]:
+        for message_id in [one for one in self._again.waiting if lo <= one <= hi]:
             self._ack_waiting(message_id)
         lo = max(lo, self.position) if self.ordered else lo
         if lo > hi:
@@ -244,50 +244,56 @@ class GroupCursor:
             self.acked_since.add(a, b)
             self.dirty = True
 
-    def nack(self, session: bytes, ids: Iterable[int], delay_s: float, now_s: float) -> list[int]:
+    def nack(
+        self, session: bytes, ids: Iterable[int], delay_s: float, now_s: float, failure: Failure = HANDED_BACK
+    ) -> list[int]:
         """Give these messages out again after `delay_s`; the attempt counts. Return those the session does not hold."""
-        return self._return(session, ids, now_s + delay_s, counted=True)
+        return self._return(session, ids, now_s + delay_s, failure)
 
     def give_back(self, session: bytes, ids: Iterable[int] | None = None) -> list[int]:
         """Take back messages (None: all) that were never started; no attempt counts. Return those not held."""
         if ids is None:
             ids = list(self._sessions[session].held) if session in self._sessions else []
-        return self._return(session, ids, -inf, counted=False)
+        return self._return(session, ids, -inf, None)
 
-    def _return(self, session: bytes, ids: Iterable[int], due_s: float, *, counted: bool) -> list[int]:
+    def _return(self, session: bytes, ids: Iterable[int], due_s: float, failure: Failure | None) -> list[int]:
         holder = self._sessions.get(session)
         lost: list[int] = []
         for message_id in ids:
             lease = holder.held.pop(message_id, None) if holder is not None else None
-            if lease is None:
+            if holder is None or lease is None:
                 lost.append(message_id)
             else:
-                self._wait(message_id, lease.entries.pop(message_id), due_s, counted=counted)
+                self._wait(message_id, lease.entries.pop(message_id), due_s, failure, holder)
         return lost
 
-    def _wait(self, message_id: int, entry: Entry, due_s: float, *, counted: bool) -> None:
+    def _lose(self, holder: Holder, items: Iterable[tuple[int, Entry]], due_s: float, failure: Failure) -> list[int]:
+        """Take back what a session held that is gone or too slow; any of these may be the reason."""
+        items = list(items)
+        if self.max_attempts > 1:
+            self._again.suspects.update([message_id for message_id, _ in items])
+        for message_id, entry in items:
+            self._wait(message_id, entry, due_s, failure, holder)
+        return [message_id for message_id, _ in items]
+
+    def _wait(self, message_id: int, entry: Entry, due_s: float, failure: Failure | None, holder: Holder) -> None:
         """Put a message, that was given out in vain, into the queue for redelivery, or give it up."""
         self.dirty = True
-        if counted:
+        if failure is not None:
             failed = self.attempts[message_id] = self.attempts.get(message_id, 0) + 1
             if 0 < self.max_attempts <= failed:
-                self.dead[message_id] = self.attempts.pop(message_id)
+                del self.attempts[message_id]
                 self._settle_one(message_id, entry)
+                self.dead.add(message_id, self._key(message_id, entry), failed, failure, holder.worker)
                 return
-        self._waiting[message_id] = (due_s, entry)
-        heappush(self._due, (due_s, message_id))
+        self._again.put(message_id, entry, due_s)
 
     # -- time ---------------------------------------------------------------------------------------------------
 
-    def renew(self, session: bytes, now_s: float) -> None:
-        """Start all leases of the session anew."""
-        holder = self._sessions.get(session)
-        if holder is not None:
-            holder.renewed_s = now_s
-
-    def expire(self, now_s: float) -> list[int]:
-        """Take messages back whose lease ran out at or before `now_s`; return their ids."""
+    def expire(self, now_s: float, when_ns: int = 0) -> list[int]:
+        """Take messages back whose lease ran out at or before `now_s`; return their ids. `when_ns`: time of day."""
         out: list[int] = []
+        failure = LEASE_ENDED._replace(when_ns=when_ns)
         for holder in self._sessions.values():
             if now_s < holder.soonest_s:
                 continue
@@ -295,82 +301,69 @@ class GroupCursor:
             if ended:
                 holder.leases = [lease for lease in holder.leases if holder.ends_s(lease) > now_s]
             holder.soonest_s = min(map(holder.ends_s, holder.leases), default=inf)
-            for message_id, entry in [item for lease in ended for item in lease.entries.items()]:
+            items = [item for lease in ended for item in lease.entries.items()]
+            for message_id, _ in items:
                 del holder.held[message_id]
                 holder.lost.add(message_id)
-                self._wait(message_id, entry, now_s, counted=True)
-                out.append(message_id)
+            out += self._lose(holder, items, now_s, failure)
         return out
 
-    def drop_session(self, session: bytes) -> list[int]:
+    def drop_session(self, session: bytes, now_s: float = -inf, when_ns: int = 0) -> list[int]:
         """Forget a session that is gone; what it held is given out again at once. Return those ids."""
-        holder = self._sessions.pop(session, None) or Holder()
-        for message_id, lease in holder.held.items():
-            self._wait(message_id, lease.entries[message_id], -inf, counted=True)
+        holder = self._sessions.pop(session, None)
+        if holder is None:
+            return []
+        items = [(message_id, lease.entries[message_id]) for message_id, lease in holder.held.items()]
         self._departed.add(session, holder)
-        return list(holder.held)
+        return self._lose(holder, items, now_s, WORKER_GONE._replace(when_ns=when_ns))
 
-    def next_event_s(self) -> float:
-        """Return when a lease runs out or a delayed message is due, whichever is first; infinity when neither."""
-        ends = [holder.ends_s(lease) for holder in self._sessions.values() for lease in holder.leases if lease.entries]
-        if self._due:
-            ends.append(self._due[0][0])
-        return min(ends, default=inf)
+    # -- what an administrator does -----------------------------------------------------------------------------
 
-    # -- what is known ------------------------------------------------------------------------------------------
+    def seek(self, position: int) -> int:
+        """Go on at `position`: everything below it is done, everything else is given again, with no attempts counted.
 
-    def is_pending(self, message_id: int) -> bool:
-        """Return whether a message was read, or came late, and is not done."""
-        if message_id in self._late or message_id in self._waiting:
-            return True
-        return any(message_id in holder.held for holder in self._sessions.values())
+        Leases end: late acknowledgements of what was held are refused. Dead letters from the position on are no more.
 
-    def pending_among(self, ids: Sequence[int]) -> set[int]:
-        """Return those of these ids that are pending; see `is_pending`."""
-        maps: list[Mapping[int, object]] = [self._late, self._waiting]
-        maps += [holder.held for holder in self._sessions.values()]
-        return set().union(*[held.keys() & ids for held in maps if not held.keys().isdisjoint(ids)])
+        Returns
+        -------
+        int
+            How many messages were held.
+        """
+        n_held = self.n_outstanding
+        for holder in self._sessions.values():
+            for message_id in holder.held:
+                holder.lost.add(message_id)
+            holder.held.clear()
+            holder.leases.clear()
+        self._again = Redelivery()
+        self.late_ids.clear()
+        for done in (self.ahead, self.acked_ids, self.acked_since):
+            done.clear()
+        self.attempts.clear()
+        self.dead.remove([message_id for message_id, key in self.dead.keys.items() if key >= position])
+        self.given_below = 0
+        self.position = position
+        self.dirty = True
+        return n_held
 
-    def held(self, session: bytes) -> Sequence[int]:
-        """Return the ids that a session holds."""
-        return list(self._sessions[session].held) if session in self._sessions else []
+    def revive(self, ids: Iterable[int], entries: Mapping[int, Entry]) -> int:
+        """Give dead letters out again, attempts counted anew; those without an entry are no more. Return how many."""
+        given = [message_id for message_id in ids if message_id in self.dead.keys]
+        for message_id in given:
+            entry = entries.get(message_id)
+            if entry is not None and not self.is_pending(message_id):
+                self.forget_done(message_id, entry)
+                if self.dead.keys[message_id] < self.position:  # else it is read in its turn
+                    self._again.put(message_id, entry, -inf)
+        self.dead.remove(given)
+        self.dirty = True
+        return len(given)
 
-    def unfinished_beside(self, session: bytes) -> bool:
-        """Return whether messages wait for redelivery or are held by sessions other than this."""
-        if self._late or self._waiting:
-            return True
-        return any(holder.held for name, holder in self._sessions.items() if name != session)
+    # -- what is stored -----------------------------------------------------------------------------------------
 
     def at_rest(self, now_s: float) -> bool:
         """Return whether nothing is lost by making the cursor anew from its stored state."""
-        if self.dirty or self.n_outstanding or self._late:
-            return False
-        return all(due_s <= now_s for due_s, _ in self._waiting.values())
-
-    @property
-    def n_outstanding(self) -> int:
-        """How many messages are held by sessions."""
-        return sum(len(holder.held) for holder in self._sessions.values())
-
-    @property
-    def n_waiting(self) -> int:
-        """How many messages wait to be given again or came late."""
-        return len(self._waiting) + len(self._late)
-
-    def _pending(self) -> Iterator[int]:
-        yield from self._late
-        yield from self._waiting
-        for holder in self._sessions.values():
-            yield from holder.held
-
-    def _pending_keys(self) -> list[int]:
-        if self.ordered:
-            return sorted(self._pending())
-        entries = [*self._late.values(), *(entry for _, entry in self._waiting.values())]
-        for holder in self._sessions.values():
-            for lease in holder.leases:
-                entries += lease.entries.values()
-        return sorted(map(entry_seq, entries))
+        return not (self.dirty or self.n_outstanding or self._again.late or self._again.waits_beyond(now_s))
 
     @property
     def floor(self) -> int:
@@ -401,6 +394,6 @@ class GroupCursor:
         floor, done = self._durable()
         self.dirty = False
         return GroupState(
-            self.ordered, where, floor, done, tuple(self.acked_ids), tuple(self.attempts.items()),
-            tuple(self.dead.items()), seen_seq, self.passed, self.late,
+            self.ordered, where, floor, done, tuple(self.acked_ids), tuple(self.attempts.items()), seen_seq,
+            self.passed, self.late,
         )  # fmt: skip

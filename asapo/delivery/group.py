@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from operator import itemgetter, lt
 from typing import Final
 
 from asapo.delivery.answers import answer_next
-from asapo.delivery.cursor import GroupCursor
+from asapo.delivery.cursor import NO_LETTERS, GroupCursor
 from asapo.delivery.leases import GroupState
 from asapo.delivery.rows import (
     Entry,
@@ -128,6 +128,8 @@ class Group:
         See `GroupCursor`.
     state : GroupState, optional
         Stored state to go on from.
+    dead : mapping of int to int
+        See `GroupCursor`.
 
     Raises
     ------
@@ -145,6 +147,7 @@ class Group:
         lease_s: float = 60.0,
         max_attempts: int = 0,
         state: GroupState | None = None,
+        dead: Mapping[int, int] = NO_LETTERS,
     ) -> None:
         if bool(where) != (matches is not None):
             raise WrongInput(f"group filter {where!r}: expected its text and its evaluation together")
@@ -153,8 +156,10 @@ class Group:
         self.matches = matches
         self.lease_s = lease_s
         self.cursor = GroupCursor(
-            ordered=ordered, max_attempts=max_attempts, state=state, given_below=window.id_max + 1
+            ordered=ordered, max_attempts=max_attempts, state=state, given_below=window.id_max + 1, dead=dead
         )
+        self.fetched: dict[int, Entry | None] = {}
+        """Entries of dead letters that were loaded to be given out again; None for those that are no more."""
         self.used_s = 0.0
         """When a session last asked for something, set by whoever serves it; monotonic clock, in seconds."""
         self._held_at_most = 0
@@ -246,6 +251,11 @@ class Group:
                 cursor.forget_done(message_id, entry)
         self._unseen_from = covered_seq
 
+    def add_entries(self, ids: Sequence[int], rows: Sequence[RowTuple]) -> None:
+        """Take the rows of these ids, datasets whole; what is not among them does not exist any more."""
+        found = {entry_id(entry): entry for entry in self._entries(rows)}
+        self.fetched = {message_id: found.get(message_id) for message_id in ids}
+
     def _arrive_late(self, message_id: int, entry: Entry) -> None:
         """Keep a message below the position for the next session that asks, unless the filter does not let it pass."""
         if self.matches is None or any(map(self.matches, entry_rows(entry))):
@@ -261,7 +271,7 @@ class Group:
 
     # -- what goes out ------------------------------------------------------------------------------------------
 
-    def next_rows(self, session: bytes, n: int, now_s: float, lease_s: float = 0.0) -> Answer:
+    def next_rows(self, session: bytes, n: int, now_s: float, lease_s: float = 0.0, *, worker: str = "") -> Answer:
         """Give up to `n` messages to a session, or say what is needed first, or why there is none.
 
         Parameters
@@ -274,16 +284,18 @@ class Group:
             Monotonic clock, in seconds.
         lease_s : float
             Lease in seconds; 0 means the group's default.
+        worker : str
+            Name of the session, for the dead letters.
         """
         if self._unseen_from < self._unseen_upto:
             return NeedUnseen(self._unseen_from, self._unseen_upto, self._unseen_below)
         cursor = self.cursor
-        ids, entries = cursor.take_again(n, now_s)
+        ids, entries = cursor.take_again(session, n, now_s)
         late = [message_id for message_id in ids if message_id in cursor.late_ids]
         stopped = self._fill(ids, entries, n) if len(ids) < n else None
         if not ids:
             return stopped or answer_next(self.window, cursor, session)
-        cursor.lease(session, ids, entries, lease_s or self.lease_s, now_s)
+        cursor.lease(session, ids, entries, lease_s or self.lease_s, now_s, worker=worker)
         self._held_at_most += len(ids)
         attempts = cursor.attempts
         return Granted(
@@ -364,6 +376,12 @@ class Group:
             return None
         edge = max(backlog.covered_below, self.cursor.position)
         return NeedBacklog(ordered, edge, low) if edge < low else None
+
+    def seek(self, position: int) -> int:
+        """Go on at another place; see `GroupCursor.seek`."""
+        self._backlog = _Backlog()
+        self._unseen_from = self._unseen_upto
+        return self.cursor.seek(position)
 
     def snapshot(self) -> GroupState:
         """Return the state to store; clears `cursor.dirty`."""

@@ -27,6 +27,8 @@ class Lease:
 class Holder:
     """What one session holds."""
 
+    worker: str = ""
+    """The name it gave itself."""
     held: dict[int, Lease] = field(default_factory=dict)
     leases: list[Lease] = field(default_factory=list)
     renewed_s: float = -inf
@@ -35,6 +37,9 @@ class Holder:
     lost: RangeSet = field(default_factory=RangeSet)
     """Ids that were taken from the session because its lease ran out or it fell silent, and that it has not heard of
     yet."""
+
+    suspect: int = 0
+    """Id of the message among those it holds that may have killed a worker; see `redelivery`."""
 
     def ends_s(self, lease: Lease) -> float:
         """Return when the lease runs out; a renewal counts for all leases of the session."""
@@ -59,9 +64,11 @@ class Departed:
             while len(self._holders) > self._most:
                 self._holders.popitem(last=False)
 
-    def take(self, session: bytes) -> Holder:
+    def take(self, session: bytes, worker: str = "") -> Holder:
         """Return what is left of a session that is back, or a new one."""
-        return self._holders.pop(session, None) or Holder()
+        holder = self._holders.pop(session, None) or Holder()
+        holder.worker = worker
+        return holder
 
 
 class GroupState(NamedTuple):
@@ -80,8 +87,6 @@ class GroupState(NamedTuple):
     """Unordered groups: ids that were acknowledged before this core read them."""
     attempts: tuple[tuple[int, int], ...]
     """(id, failed deliveries) of messages that are not done."""
-    dead: tuple[tuple[int, int], ...]
-    """(id, failed deliveries) of messages that are given up."""
     seen_seq: int
     """Rows with a higher arrival number are new to this state, even when their ids are among the done ones."""
     passed: int

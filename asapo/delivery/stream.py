@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from math import inf
 
+from asapo.delivery.cursor import NO_LETTERS
 from asapo.delivery.group import Group, Matches
 from asapo.delivery.leases import GroupState
 from asapo.delivery.rows import RowTuple
@@ -48,10 +50,11 @@ class StreamDelivery:
         lease_s: float = 60.0,
         max_attempts: int = 0,
         state: GroupState | None = None,
+        dead: Mapping[int, int] = NO_LETTERS,
     ) -> Group:
         """Return the group, made at the first call; its order and filter are fixed then.
 
-        `state` is what was stored of a group that this core does not know yet.
+        `state` and `dead` are what was stored of a group that this core does not know yet.
 
         Raises
         ------
@@ -76,12 +79,13 @@ class StreamDelivery:
                 lease_s=lease_s,
                 max_attempts=max_attempts,
                 state=state,
+                dead=dead,
             )
         return group
 
-    def expire(self, now_s: float) -> dict[str, list[int]]:
-        """Take back what leases ran out for; return the ids by group, for groups with any."""
-        found = {name: group.cursor.expire(now_s) for name, group in self.groups.items()}
+    def expire(self, now_s: float, when_ns: int = 0) -> dict[str, list[int]]:
+        """Take back what leases ran out for; return the ids by group, for groups with any. `when_ns`: time of day."""
+        found = {name: group.cursor.expire(now_s, when_ns) for name, group in self.groups.items()}
         return {name: ids for name, ids in found.items() if ids}
 
     def renew(self, session: bytes, now_s: float) -> None:
@@ -89,9 +93,9 @@ class StreamDelivery:
         for group in self.groups.values():
             group.cursor.renew(session, now_s)
 
-    def drop_session(self, session: bytes) -> dict[str, list[int]]:
+    def drop_session(self, session: bytes, now_s: float = -inf, when_ns: int = 0) -> dict[str, list[int]]:
         """Give out again what a lost session held; return the ids by group, for groups with any."""
-        found = {name: group.cursor.drop_session(session) for name, group in self.groups.items()}
+        found = {name: group.cursor.drop_session(session, now_s, when_ns) for name, group in self.groups.items()}
         return {name: ids for name, ids in found.items() if ids}
 
     def snapshot(self, *, everything: bool = False) -> dict[str, GroupState]:

@@ -7,6 +7,7 @@ from typing import Any, Final
 
 from asapo.wire.event import Event as Event
 from asapo.wire.event import declare
+from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
 
 SESSION_BYTES: Final = 16
 
@@ -208,6 +209,9 @@ class Nack(Event):
     ids: list[Any]
     delay_s: float = 0.0
     unstarted: bool = False
+    reason: str = ""
+    """Why they failed, in a line; kept with the dead letter if this was the last attempt."""
+    traceback: str = ""
     given_by: int = 0
     """With `unstarted`: number of the GetNext whose answer nobody looked at; 0 for whichever it was."""
 
@@ -326,6 +330,7 @@ KINDS: Final[dict[int, type[Event]]] = {
     40: ListReceivers, 41: Rows,
     48: Register, 49: Announce,
     64: Fetch, 65: Piece,
+    80: ListGroups, 81: Seek, 82: DeleteGroup, 83: ListDeadLetters, 84: SettleDeadLetters, 85: Explain,
 }  # fmt: skip
 """Kind byte to event; 16 is Put (`asapo.wire.put`), whose layout is its own."""
 

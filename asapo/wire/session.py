@@ -38,6 +38,7 @@ from asapo.wire.events import (
     SetMeta,
     Welcome,
 )
+from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
 from asapo.wire.put import Put
 
 
@@ -65,7 +66,10 @@ class State(IntEnum):
 AnyEvent = Event | Put
 Kinds = tuple[type[AnyEvent], ...]
 
-REQUESTS: Final[Kinds] = (GetNext, GetLast, GetById, Query, Acknowledge, Nack, Describe, ListStreams, ListReceivers)
+REQUESTS: Final[Kinds] = (
+    GetNext, GetLast, GetById, Query, Acknowledge, Nack, Describe, ListStreams, ListReceivers,
+    ListGroups, Seek, DeleteGroup, ListDeadLetters, SettleDeadLetters, Explain,
+)  # fmt: skip
 SPOKEN: Final[dict[Role, Kinds]] = {
     Role.PRODUCER: (Put, OpenStream, FinishStream, SetMeta, Beat),
     Role.RECEIVER: (Ack, Done, Failed, Beat),

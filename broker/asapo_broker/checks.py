@@ -10,6 +10,7 @@ from asapo.errors import WrongInput
 from asapo.models import check_id, check_name
 from asapo.transport import resolve
 from asapo.wire.events import GetNext, Nack, Register
+from asapo.wire.group_events import DeleteGroup, Explain, Seek, SettleDeadLetters
 from asapo.wire.limits import MAX_RANGES
 from asapo_broker.streams import GroupRequest
 
@@ -66,7 +67,9 @@ def _is_metric(entry: Any) -> bool:
 
 def check_values(event: GroupRequest) -> None:
     """Check ids and ranges, which the event itself cannot know; raise WrongInput."""
-    if isinstance(event, Nack):
+    if isinstance(event, Seek | DeleteGroup):
+        return
+    if isinstance(event, Nack | Explain | SettleDeadLetters):
         if len(event.ids) > MAX_RANGES:
             raise WrongInput(f"{len(event.ids)} ids: expected at most {MAX_RANGES}")
         for one in event.ids:

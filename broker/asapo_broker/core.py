@@ -39,12 +39,15 @@ from asapo.wire.events import (
     Register,
     Welcome,
 )
+from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
 from asapo.wire.limits import HEARTBEAT_S
 from asapo.wire.put import Put
+from asapo_broker.bookkeeping import Facts
 from asapo_broker.checks import check_registration
 from asapo_broker.delivery import Delivery
 from asapo_broker.feed import Reply
 from asapo_broker.indexes import Indexes
+from asapo_broker.listings import Listing
 from asapo_broker.loader import Loader
 from asapo_broker.registry import Registry
 from asapo_broker.requests import RequestPool
@@ -55,7 +58,7 @@ from asapo_broker.tally import PREFIX, Tally
 
 log = logging.getLogger(__name__)
 
-GROUP_REQUESTS: Final = frozenset({GetNext, Acknowledge, Nack})
+GROUP_REQUESTS: Final = frozenset({GetNext, Acknowledge, Nack, DeleteGroup, Explain, Seek, SettleDeadLetters})
 POOL_REQUESTS: Final = frozenset({GetLast, GetById, Query, Describe, ListStreams})
 BURST: Final = 64
 """Messages taken from the socket before the loader and the clock get their turn."""
@@ -125,6 +128,7 @@ class Core:
         self._loader = Loader(self._indexes, self._store, self._post, poll_s=settings.poll_s)
         self._pool = RequestPool(
             self._indexes,
+            self._store,
             self._registry,
             self._post,
             threads=settings.request_threads,
@@ -298,8 +302,18 @@ class Core:
                 raise WrongInput("this request needs a beamtime; name it in Hello")
             elif type(event) in POOL_REQUESTS:
                 self._pool.submit(peer.session, event)
+            elif isinstance(event, ListGroups | ListDeadLetters):
+                self._list(peer.session, event, now_s)
         except AsapoError as exc:
             self._fail(peer, event, exc)
+
+    def _list(self, session: Session, event: ListGroups | ListDeadLetters, now_s: float) -> None:
+        """Have the pool list what is stored, which from now on is what is in memory."""
+        self._store.save(self._delivery.changes())
+        live: Facts = {}
+        if isinstance(event, ListGroups):
+            live = self._delivery.facts(session.beamtime, event.source, event.stream, now_s)
+        self._pool.submit(session, Listing(event, live))
 
     def _fail(self, peer: Peer, event: Any, error: AsapoError) -> None:
         self.tally.failed_requests += 1

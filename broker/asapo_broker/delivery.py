@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any, Final
 
-from asapo.delivery.leases import GroupState
-from asapo.errors import (
-    AsapoError,
-    DeadlineExceeded,
-    LeaseLost,
-    QueueFull,
-    WrongInput,
-)
+from asapo.errors import AsapoError, DeadlineExceeded, LeaseLost, QueueFull, UnknownGroup, WrongInput
 from asapo.failpoints import failpoint
 from asapo.models import MAX_ID, StreamRef
-from asapo.wire.events import GetNext
+from asapo.wire.events import Acknowledge, GetNext, Nack
+from asapo_broker import bookkeeping
+from asapo_broker.administering import unknown_group
 from asapo_broker.announced import AnnouncedUnit, announced
 from asapo_broker.checks import check_request, check_values
 from asapo_broker.feed import (
@@ -31,6 +27,7 @@ from asapo_broker.feed import (
     Tail,
 )
 from asapo_broker.registry import Registry
+from asapo_broker.saves import Save
 from asapo_broker.serving import Serving
 from asapo_broker.sessions import Session
 from asapo_broker.settings import CoreSettings
@@ -75,7 +72,9 @@ class Delivery:
         self._reply = reply
         self._tally = tally
         self._tables = tables
-        self._serving = Serving(settings, load=load, reply=reply, tables=tables, registry=registry, tally=tally)
+        self._serving = Serving(
+            settings, load=load, reply=reply, deny=self._deny, tables=tables, registry=registry, tally=tally
+        )
         self.streams: dict[Name, StreamState] = {}
         self._parked: dict[Waiting, StreamState] = {}
         self._deadline_s = inf
@@ -180,6 +179,8 @@ class Delivery:
         dry: set[str] = set()
         finished = state.delivery is not None and state.delivery.window.complete
         for waiting in list(state.waiting):
+            if waiting not in state.waiting:
+                continue  # answered by what another one asked for
             event = waiting.event
             if event.group in dry and not waiting.once:
                 continue  # a neighbour in the group was just told that there is nothing
@@ -244,18 +245,24 @@ class Delivery:
         elif found.job.group in state.delivery.groups:
             # What the core before gave out and is done is not to be given again: acknowledgements go first.
             for one in waiting:
-                if not isinstance(one.event, GetNext) and self._serving.attempt(state, one, now_s):
+                if isinstance(one.event, Acknowledge | Nack) and self._serving.attempt(state, one, now_s):
                     self._unpark(one)
         elif not any(isinstance(one.event, GetNext) for one in waiting):
             # Nothing is stored of this group, and nobody who reads it says how: it cannot be made.
             lost = LeaseLost(f"group {found.job.group!r} has given no messages; they will be given again")
-            self._fail_all(waiting, lost)
+            unknown = unknown_group(state.feed.ref, found.job.group)
+            for one in waiting:
+                self._fail_all([one], lost if isinstance(one.event, Acknowledge | Nack) else unknown)
         self._serving.changed.add(state)
 
     def _fail_all(self, waiting: Iterable[Waiting], error: AsapoError) -> None:
         for one in waiting:
             self._serving.fail(one, error)
             self._unpark(one)
+
+    def _deny(self, state: StreamState, group: str, error: UnknownGroup) -> None:
+        """Answer all reads that wait for a group with an error."""
+        self._fail_all([one for one in state.waiting_for(group) if isinstance(one.event, GetNext)], error)
 
     def announce(self, beamtime: str, heads: Sequence[Any], units: Sequence[Any], now_s: float) -> None:
         """Take hints that streams grew, and units that follow what is here; look at the rest if somebody waits for it.
@@ -317,7 +324,7 @@ class Delivery:
         for waiting in list(session.waiting.values()):
             self._unpark(waiting)
         for state in session.readers:
-            if state.delivery is not None and state.delivery.drop_session(session.key):
+            if state.delivery is not None and state.delivery.drop_session(session.key, now_s, time.time_ns()):
                 self._serving.changed.add(state)
                 self.wake(state, now_s)
         session.readers.clear()
@@ -347,7 +354,7 @@ class Delivery:
     def _expire_leases(self, now_s: float) -> None:
         for state in list(self._serving.active):
             assert state.delivery is not None
-            expired = state.delivery.expire(now_s)
+            expired = state.delivery.expire(now_s, time.time_ns())
             if expired:
                 self._tally.leases_expired += sum(map(len, expired.values()))
                 self._serving.changed.add(state)
@@ -357,15 +364,13 @@ class Delivery:
             if not state.n_outstanding:
                 self._serving.active.discard(state)
 
-    def changes(self) -> dict[tuple[StreamRef, str], GroupState]:
+    def changes(self) -> dict[tuple[StreamRef, str], Save]:
         """Return the groups that changed since the last call, as they are to be stored."""
-        found: dict[tuple[StreamRef, str], GroupState] = {}
-        for state in self._serving.changed:
-            if state.delivery is not None:
-                for name, stored in state.delivery.snapshot().items():
-                    found[state.feed.ref, name] = stored
-        self._serving.changed.clear()
-        return found
+        return bookkeeping.changes(self._serving, self._tally)
+
+    def facts(self, beamtime: str, source: str, stream: str, now_s: float) -> bookkeeping.Facts:
+        """Return how far the groups are that are in memory; see `bookkeeping.facts`."""
+        return bookkeeping.facts(self.streams.values(), beamtime, source, stream, now_s)
 
     def drop_idle(self, now_s: float) -> None:
         """Let go of streams and groups that nobody read for long and of which nothing is outstanding."""

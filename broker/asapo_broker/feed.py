@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from operator import itemgetter
 from typing import Any, Final
 
+from asapo.delivery.admin import NeedEntries
 from asapo.delivery.group import NeedBacklog, NeedUnseen
-from asapo.delivery.leases import GroupState
 from asapo.delivery.rows import Entry, RowTuple, entry_rows
 from asapo.errors import AsapoError
 from asapo.index.interface import StreamHead
@@ -16,6 +16,7 @@ from asapo.models import Row, StreamRef
 from asapo.query import Query
 from asapo.query.rows import group_filter
 from asapo.wire.events import GetNext
+from asapo_broker.saves import Stored
 
 MAX_VERDICTS: Final = 200_000
 """Verdicts kept for rows nobody has looked at yet; beyond it they are forgotten and worked out again when needed."""
@@ -35,9 +36,16 @@ class Filter:
     def __init__(self, query: Query) -> None:
         self._judge = group_filter(query)
         self._verdicts: dict[int, bool] = {}
+        self._closed = False
+
+    def close(self) -> None:
+        """Work out no more verdicts: the group is gone. Any thread."""
+        self._closed = True
 
     def prepare(self, rows: Sequence[RowTuple]) -> None:
         """Work out the verdicts of these rows. Loader thread."""
+        if self._closed:
+            return
         verdicts, judge = self._verdicts, self._judge
         if len(verdicts) > MAX_VERDICTS:
             verdicts.clear()
@@ -75,6 +83,8 @@ class Feed:
     """When the index was looked at last, monotonic clock (loader)."""
     head: StreamHead | None = None
     filters: list[Filter] = field(default_factory=list)
+    behind: bool = False
+    """The last look did not hand over everything, because the poll thread has enough to do (loader)."""
     polled: bool = False
     """The loader looks at it every now and then (loader)."""
     closed: bool = False
@@ -110,7 +120,7 @@ class LoadRows:
 
     feed: Feed
     group: str
-    need: NeedBacklog | NeedUnseen
+    need: NeedBacklog | NeedUnseen | NeedEntries
     matches: Filter | None
 
 
@@ -163,7 +173,7 @@ class GroupReady:
 
     job: OpenGroup
     matches: Filter | None = None
-    state: GroupState | None = None
+    stored: Stored | None = None
     error: AsapoError | None = None
 
 

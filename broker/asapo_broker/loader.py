@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, Final
 
+from asapo.delivery.admin import NeedEntries
 from asapo.delivery.group import NeedBacklog
 from asapo.delivery.rows import row_id, row_seq
 from asapo.errors import AsapoError
@@ -179,6 +180,7 @@ class Loader:
         # What receivers told of lies in memory already, and its tables are known.
         feed.loaded_seq = feed.seen_seq
         tables = self._indexes.tables(feed.ref.beamtime)
+        feed.behind = True
         while feed.loaded_seq < head.head_seq:
             if feed.given - feed.taken >= TAILS_AHEAD:
                 return  # the poll thread asks again when it has taken them in
@@ -194,6 +196,7 @@ class Loader:
             if done:
                 feed.head = head
             self._post(Tail(feed, rows, head if done else None))
+        feed.behind = False
         if head != feed.head:
             feed.head = head
             feed.given += 1
@@ -215,14 +218,14 @@ class Loader:
     # -- groups -------------------------------------------------------------------------------------------------
 
     def _open_group(self, job: OpenGroup) -> GroupReady:
-        state = self._store.load(job.feed.ref, job.group)
-        where = state.where if state is not None else job.new.where if job.new is not None else ""
+        stored = self._store.load(job.feed.ref, job.group)
+        where = stored.state.where if stored is not None else job.new.where if job.new is not None else ""
         matches = None
         if where:
             matches = Filter(parse(where))
             matches.prepare(job.rows())
             job.feed.filters.append(matches)
-        return GroupReady(job, matches, state)
+        return GroupReady(job, matches, stored)
 
     def _load_rows(self, job: LoadRows) -> RowsLoaded:
         feed, need = job.feed, job.need
@@ -232,6 +235,8 @@ class Loader:
             rows, covered = rows_by_id(index, feed.no, need.from_key, need.below, need.limit)
         elif isinstance(need, NeedBacklog):
             rows, covered = rows_by_seq(index, feed.no, need.from_key - 1, need.below, need.limit)
+        elif isinstance(need, NeedEntries):
+            rows, covered = whole(index, feed.no, need.ids), 0
         else:
             rows, covered = rows_by_seq(index, feed.no, need.after_seq, need.upto_seq + 1, need.limit)
             rows, covered = [row for row in rows if row_id(row) < need.below_id], covered - 1

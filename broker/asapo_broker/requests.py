@@ -19,12 +19,14 @@ from asapo.wire.events import Describe, Done, Event, Failed, GetById, GetLast, L
 from asapo.wire.limits import MAX_ROWS
 from asapo_broker.feed import Reply
 from asapo_broker.indexes import Indexes
+from asapo_broker.listings import Listing
 from asapo_broker.registry import Registry
+from asapo_broker.store import CursorStore
 from asapo_broker.turns import TurnQueue
 
 log = logging.getLogger(__name__)
 
-Request = GetById | GetLast | Query | Describe | ListStreams | ListReceivers
+Request = GetById | GetLast | Query | Describe | ListStreams | ListReceivers | Listing
 
 
 class RequestPool:
@@ -37,6 +39,7 @@ class RequestPool:
     def __init__(
         self,
         indexes: Indexes,
+        store: CursorStore,
         registry: Registry,
         post: Callable[[Reply], None],
         *,
@@ -46,6 +49,7 @@ class RequestPool:
         max_queued: int,
     ) -> None:
         self._indexes = indexes
+        self._store = store
         self._registry = registry
         self._post = post
         self._limits = limits
@@ -104,6 +108,8 @@ class RequestPool:
         if isinstance(request, ListReceivers):
             listing = {"receivers": self._registry.listing(), "beamtimes": self._indexes.beamtimes()}
             return Done(request.request, listing)
+        if isinstance(request, Listing):
+            return request.answer(beamtime, self._store, self._indexes.open(beamtime))
         if isinstance(request, ListStreams):
             return self._list(beamtime, request)
         if isinstance(request, Describe) and request.beamtime:

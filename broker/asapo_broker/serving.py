@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+from asapo.delivery.admin import NeedEntries
 from asapo.delivery.answers import unknown_stream
 from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
+from asapo.delivery.letters import HANDED_BACK, Failure
 from asapo.delivery.stream import other_bound
-from asapo.errors import AsapoError, NothingYet, QueueFull, StreamFinished, to_wire
+from asapo.errors import AsapoError, NothingYet, QueueFull, StreamFinished, UnknownGroup, to_wire
 from asapo.wire.codec import encode
-from asapo.wire.events import Done, Failed, GetNext, Nack
+from asapo.wire.events import Acknowledge, Done, Failed, GetNext, Nack
+from asapo.wire.group_events import SettleDeadLetters
 from asapo.wire.limits import MAX_HEADER_BYTES, MAX_ROWS
+from asapo_broker.administering import Administering
 from asapo_broker.checks import check_request
 from asapo_broker.feed import Job, LoadRows, OpenGroup
 from asapo_broker.registry import Registry
@@ -36,6 +41,8 @@ class Serving:
         Takes a job for the loader.
     reply : callable
         Sends an encoded answer to a session.
+    deny : callable
+        Answers all reads that wait for a group with an error.
     tables : callable
         Returns the tables of a beamtime.
     """
@@ -46,6 +53,7 @@ class Serving:
         *,
         load: Callable[[Job], None],
         reply: Callable[[Session, bytes], None],
+        deny: Callable[[StreamState, str, UnknownGroup], None],
         tables: Callable[[str], Tables],
         registry: Registry,
         tally: Tally,
@@ -61,6 +69,7 @@ class Serving:
         """Streams of which messages are outstanding."""
         self.changed: set[StreamState] = set()
         """Streams whose groups may have something to store."""
+        self.admin = Administering(self._look, deny)
         self.again: dict[StreamState, None] = {}
         """Streams whose waiting requests are to be tried again soon."""
 
@@ -89,17 +98,22 @@ class Serving:
             if group.cursor.max_attempts != event.max_attempts:
                 _take_bound(group, event)
             return self._next(state, group, waiting, event, now_s)
+        if not isinstance(event, Acknowledge | Nack):
+            return self._administer(state, group, waiting)
         if isinstance(event, Nack):
             if not session.gave(event.given_by):
                 lost = event.ids
             elif event.unstarted:
                 lost = group.cursor.give_back(session.key, event.ids)
             else:
-                lost = group.cursor.nack(session.key, event.ids, event.delay_s, now_s)
+                failure = Failure(event.reason or HANDED_BACK.reason, event.traceback, time.time_ns())
+                lost = group.cursor.nack(session.key, event.ids, event.delay_s, now_s, failure)
             self.again[state] = None
         else:
             self._tally.acked += len(event.ranges)
             lost = group.cursor.ack(session.key, event.ranges)
+            if group.cursor.n_suspects:
+                self.again[state] = None  # this session may have the next one
         self.changed.add(state)
         self._tally.lease_lost += len(lost)
         self._reply(session, encode(Done(event.request, {"lost": lost})))
@@ -120,6 +134,30 @@ class Serving:
         state.opening.add(event.group)
         self._load(OpenGroup(state.feed, event.group, new, entries))
 
+    def _administer(self, state: StreamState, group: Group, waiting: Waiting) -> bool:
+        name, n_dead = waiting.event.group, len(group.cursor.dead)
+        result = self.admin.serve(state, group, waiting)
+        if isinstance(result, NeedEntries):
+            self._load_rows(state, name, group, result)
+        if result is None or isinstance(result, NeedEntries):
+            return False
+        assert state.delivery is not None
+        self.n_groups -= name not in state.delivery.groups
+        if isinstance(waiting.event, SettleDeadLetters) and waiting.event.requeue:
+            self._tally.requeued += n_dead - len(group.cursor.dead)
+        self.active.add(state)
+        self.changed.add(state)
+        self.again[state] = None
+        self._reply(waiting.session, encode(Done(waiting.event.request, result)))
+        return True
+
+    def _look(self, state: StreamState, waiting: Waiting) -> None:
+        """Have the loader look at a stream once more for one request."""
+        if not waiting.asked or waiting.sure:
+            waiting.sure = False
+            waiting.asked = state.feed.asked = True
+            self._load(state.feed)
+
     def _next(self, state: StreamState, group: Group, waiting: Waiting, event: GetNext, now_s: float) -> bool:
         session, cursor = waiting.session, group.cursor
         if event.done and not waiting.acked:
@@ -133,7 +171,7 @@ class Serving:
                 f"group {event.group!r} holds {MAX_OUTSTANDING} messages; acknowledge some", limit=MAX_OUTSTANDING
             )
         n = max(1, min(event.n, MAX_ROWS))
-        answer = group.next_rows(session.key, n, now_s, event.lease_s)
+        answer = group.next_rows(session.key, n, now_s, event.lease_s, worker=session.name)
         if isinstance(answer, Granted):
             self._grant(state, group, waiting, answer, now_s)
         elif isinstance(answer, NeedBacklog | NeedUnseen):
@@ -153,7 +191,9 @@ class Serving:
         self.changed.add(state)
         return True
 
-    def _load_rows(self, state: StreamState, name: str, group: Group, need: NeedBacklog | NeedUnseen) -> None:
+    def _load_rows(
+        self, state: StreamState, name: str, group: Group, need: NeedBacklog | NeedUnseen | NeedEntries
+    ) -> None:
         if name not in state.loading:
             state.loading.add(name)
             self._load(LoadRows(state.feed, name, need, state.filter_of(name)))

@@ -5,17 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Final
 
+from asapo.delivery.admin import NeedEntries
+from asapo.delivery.group import NeedBacklog
 from asapo.delivery.leases import GroupState
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import AsapoError
 from asapo.index import StreamHead
 from asapo.wire.events import Acknowledge, GetNext, Nack
+from asapo.wire.group_events import DeleteGroup, Explain, Seek, SettleDeadLetters
 from asapo_broker.announced import AnnouncedUnit
 from asapo_broker.feed import Feed, Filter, GroupReady, Opened, PartsLoaded, RowsLoaded, Tail
 from asapo_broker.sessions import Session
 
-GroupRequest = GetNext | Acknowledge | Nack
+GroupRequest = GetNext | Acknowledge | Nack | DeleteGroup | Explain | Seek | SettleDeadLetters
 NO_BOUND_YET: Final = -1
 """`max_attempts` of a group that was restored for an acknowledgement: its first read says it."""
 
@@ -126,7 +129,8 @@ class StreamState:
     def take_group(self, found: GroupReady) -> None:
         """Make the group that the loader restored or prepared; without either it stays unknown."""
         assert self.delivery is not None
-        job, state = found.job, found.state
+        job = found.job
+        state = found.stored.state if found.stored is not None else None
         self.opening.discard(job.group)
         if found.error is not None or (state is None and job.new is None):
             return  # a group whose stored state cannot be read is not begun anew: the next request asks again
@@ -134,10 +138,10 @@ class StreamState:
         if (
             state is None
             and new is not None
-            and any(not isinstance(one.event, GetNext) for one in self.waiting_for(job.group))
+            and any(isinstance(one.event, Acknowledge | Nack) for one in self.waiting_for(job.group))
         ):
             # Somebody was given messages by a core that died before it stored anything of the group.
-            state = GroupState(new.ordered, new.where, 0, (), (), (), (), 0, 0, 0)
+            state = GroupState(new.ordered, new.where, 0, (), (), (), 0, 0, 0)
         self.delivery.open_group(
             job.group,
             ordered=state.ordered if state is not None else new is None or new.ordered,
@@ -145,6 +149,7 @@ class StreamState:
             matches=found.matches,
             max_attempts=new.max_attempts if new is not None else NO_BOUND_YET,
             state=state,
+            dead=found.stored.dead if found.stored is not None else {},
         )
 
     def take_rows(self, found: RowsLoaded) -> None:
@@ -155,8 +160,10 @@ class StreamState:
         group = self.delivery.groups.get(found.job.group)
         if group is None or found.error is not None:
             return
-        if hasattr(need, "from_key"):
+        if isinstance(need, NeedBacklog):
             group.add_backlog(found.rows, from_key=need.from_key, covered_below=found.covered)
+        elif isinstance(need, NeedEntries):
+            group.add_entries(need.ids, found.rows)
         else:
             group.add_unseen(found.rows, covered_seq=found.covered)
 

@@ -25,6 +25,10 @@ class Tally:
     lease_lost: int = 0
     """Acknowledged ids that somebody else had been given meanwhile."""
     leases_expired: int = 0
+    dead_lettered: int = 0
+    """Messages given up after `max_attempts` deliveries."""
+    requeued: int = 0
+    """Dead letters given out again because somebody asked for it."""
     rows_answered: int = 0
     """Messages given by id, as the last one, or by queries."""
     replies_repeated: int = 0

@@ -194,8 +194,8 @@ def out_of_order() -> None:
 
     next_rows = Group.next_rows
 
-    def swapped(self: Any, *args: Any) -> Any:
-        answer = next_rows(self, *args)
+    def swapped(self: Any, *args: Any, **settings: Any) -> Any:
+        answer = next_rows(self, *args, **settings)
         if not isinstance(answer, Granted) or len(answer.rows) < 2:
             return answer
         first, second, *rest = answer.rows

@@ -374,7 +374,7 @@ def test_a_killed_core_goes_on_where_it_was(world: World) -> None:
     assert client.ask(Acknowledge, group="g", ranges=[[1, 50]]).result == {"lost": []}
     stored = CursorStore(world.directory.state_dir, save_s=1.0)
     until_s = time.monotonic() + ANSWER_S
-    while (state := stored.load(REF, "g")) is None or state.floor < 50:
+    while (state := stored.load(REF, "g")) is None or state.state.floor < 50:
         assert time.monotonic() < until_s
     stored.stop()
     stored.run()

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from asapo.delivery.admin import NeedEntries, drop, revive
 from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
 from asapo.delivery.leases import GroupState
 from asapo.delivery.ranges import RangeSet
@@ -20,6 +21,7 @@ from asapo.models import Row
 
 LEASE_S = 10.0
 GROUPS = {"o1": True, "o2": True, "a1": False}
+MAX_ATTEMPTS = {"o1": 0, "o2": 3, "a1": 2}
 SESSIONS = [b"s1", b"s2", b"s3"]
 
 
@@ -71,10 +73,35 @@ class Seen:
     holders: dict[int, tuple[bytes, float]] = field(default_factory=dict)
     excused: set[int] = field(default_factory=set)
     """Ids that may be delivered again: nacked, expired, given back, session lost, or everything after a restore."""
+    failed: dict[int, int] = field(default_factory=dict)
+    """Failed deliveries of ids that are neither done nor dead letters."""
+    dead: set[int] = field(default_factory=set)
+    suspects: set[int] = field(default_factory=set)
+    """Ids that were held when their session was lost or too slow."""
+    skipped: set[int] = field(default_factory=set)
+    """Ids that somebody declared done by seeking beyond them."""
     last_new: int = 0
     stored: GroupState | None = None
-    acked_when_stored: set[int] = field(default_factory=set)
+    stored_dead: dict[int, int] = field(default_factory=dict)
+    when_stored: tuple[set[int], dict[int, int], set[int], set[int]] = field(
+        default_factory=lambda: (set(), {}, set(), set())
+    )
+    """What was acked, failed, dead and skipped then."""
     loads: list[tuple[Any, list[RowTuple], int]] = field(default_factory=list)
+
+    def fail(self, ids: set[int], bound: int, *, suspect: bool) -> None:
+        """Take these from their holders; each has used up an attempt."""
+        for one in ids:
+            del self.holders[one]
+            self.failed[one] = self.failed.get(one, 0) + 1
+            if 0 < bound <= self.failed[one]:
+                del self.failed[one]
+                self.dead.add(one)
+                self.suspects.discard(one)
+            else:
+                self.excused.add(one)
+                if suspect and bound > 1:
+                    self.suspects.add(one)
 
 
 class DeliveryMachine(RuleBasedStateMachine):
@@ -99,7 +126,12 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     def group(self, name: str) -> Group:
         return self.delivery.open_group(
-            name, ordered=GROUPS[name], lease_s=LEASE_S, state=self.seen[name].stored if self.restored else None
+            name,
+            ordered=GROUPS[name],
+            lease_s=LEASE_S,
+            max_attempts=MAX_ATTEMPTS[name],
+            state=self.seen[name].stored if self.restored else None,
+            dead=self.seen[name].stored_dead if self.restored else {},
         )
 
     # -- the producer and two receivers ---------------------------------------------------------------------------
@@ -202,15 +234,19 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert [row[:2] for one in granted.ids for row in sorted(visible[one], key=lambda row: row[2])] == [
             row[:2] for row in granted.rows
         ]
+        assert len(seen.suspects.intersection(granted.ids)) <= 1, "two suspects at once"
+        assert granted.attempts == {one: seen.failed[one] + 1 for one in granted.ids if one in seen.failed}
         for one in granted.ids:
             assert one not in seen.holders, "two live leases"
+            assert one not in seen.dead, "a dead letter"
+            assert one not in seen.skipped, "done by a seek"
             assert one not in seen.acked or one in seen.excused, "given again after its ack"
             assert one not in seen.delivered or one in seen.excused, "given twice without a reason"
             seen.excused.discard(one)
             if GROUPS[name] and one not in granted.late and one not in seen.delivered:
                 assert one > seen.last_new, "an ordered group goes back without the flag"
                 skipped = {x for x in self.handed_in() if seen.last_new < x < one}
-                assert skipped <= seen.delivered.keys() | set(granted.ids) | seen.acked, "skipped"
+                assert skipped <= seen.delivered.keys() | set(granted.ids) | seen.acked | seen.skipped, "skipped"
                 seen.last_new = one
             seen.delivered[one] = seen.delivered.get(one, 0) + 1
             seen.holders[one] = (session, self.now_s)
@@ -227,7 +263,9 @@ class DeliveryMachine(RuleBasedStateMachine):
         assert lost == []
         for one in mine:
             del seen.holders[one]
+            seen.failed.pop(one, None)
         seen.acked |= set(mine)
+        seen.suspects -= set(mine)
 
     @rule(name=st.sampled_from(list(GROUPS)), session=st.sampled_from(SESSIONS))
     def ack_of_others_is_refused(self, name: str, session: bytes) -> None:
@@ -243,9 +281,11 @@ class DeliveryMachine(RuleBasedStateMachine):
         mine = [one for one, (holder, _) in seen.holders.items() if holder == session][::2]
         lost = cursor.give_back(session, mine) if back else cursor.nack(session, mine, delay, self.now_s)
         assert lost == []
-        for one in mine:
+        if not back:
+            seen.fail(set(mine), MAX_ATTEMPTS[name], suspect=False)
+        for one in mine if back else ():
             del seen.holders[one]
-        seen.excused |= set(mine)
+            seen.excused.add(one)
 
     @rule(by=st.floats(0.5, 12))
     def time_passes(self, by: float) -> None:
@@ -257,9 +297,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 if max(given_s, self.renewed_s[session]) + LEASE_S <= self.now_s
             }  # fmt: skip
             assert set(expired.get(name, ())) == due
-            for one in due:
-                del seen.holders[one]
-            seen.excused |= due
+            seen.fail(due, MAX_ATTEMPTS[name], suspect=True)
 
     @rule(session=st.sampled_from(SESSIONS))
     def renew(self, session: bytes) -> None:
@@ -268,21 +306,69 @@ class DeliveryMachine(RuleBasedStateMachine):
 
     @rule(session=st.sampled_from(SESSIONS))
     def lose_session(self, session: bytes) -> None:
-        self.delivery.drop_session(session)
+        self.delivery.drop_session(session, self.now_s)
         self.renewed_s[session] = -1e9
-        for seen in self.seen.values():
+        for name, seen in self.seen.items():
             held = {one for one, (holder, _) in seen.holders.items() if holder == session}
-            for one in held:
-                del seen.holders[one]
-            seen.excused |= held
+            seen.fail(held, MAX_ATTEMPTS[name], suspect=True)
+
+    # -- an administrator -----------------------------------------------------------------------------------------
+
+    def key_of(self, name: str, message_id: int) -> int:
+        return message_id if GROUPS[name] else self.seq_of(message_id)
+
+    @rule(name=st.sampled_from(list(GROUPS)), data=st.data())
+    def seek(self, name: str, data: st.DataObject) -> None:
+        window = self.delivery.window
+        place = data.draw(st.integers(1, (window.id_max if GROUPS[name] else window.head_seq) + 1))
+        seen, group = self.seen[name], self.group(name)
+        holders = dict(seen.holders)
+        assert group.seek(place) == len(holders)
+        for one, (session, _) in holders.items():
+            assert group.cursor.ack(session, [(one, one)]) == [one], "a late acknowledgement"
+        again = {one for one in self.index.visible() if self.key_of(name, one) >= place}
+        before = {one for one in self.handed_in() if self.key_of(name, one) < place}
+        for done in (seen.acked, seen.dead, seen.skipped):
+            done -= again
+        for known in (seen.holders, seen.failed):
+            known.clear()
+        seen.suspects.clear()
+        seen.excused = (seen.excused | again) - before
+        seen.skipped |= before
+        seen.last_new = place - 1
+
+    @precondition(lambda self: any(seen.dead for seen in self.seen.values()))
+    @rule(name=st.sampled_from(["o2", "a1"]), requeue=st.booleans(), everything=st.booleans(), data=st.data())
+    def settle_dead_letters(self, name: str, requeue: bool, everything: bool, data: st.DataObject) -> None:
+        seen, group = self.seen[name], self.group(name)
+        wanted = sorted(seen.dead)
+        if not everything and wanted:
+            wanted = data.draw(st.lists(st.sampled_from(wanted), unique=True))
+        count = (revive if requeue else drop)(group, wanted, everything=everything)
+        if isinstance(count, NeedEntries):
+            group.add_entries(count.ids, [row for row in self.index.rows if row[0] in count.ids])
+            count = revive(group, wanted, everything=everything)
+        assert count == len(wanted)
+        seen.dead -= set(wanted)
+        if requeue:
+            seen.excused |= set(wanted)
+            seen.skipped -= set(wanted)
+
+    @rule(name=st.sampled_from(list(GROUPS)))
+    def delete_group(self, name: str) -> None:
+        """A group of the same name begins anew; what the old one was asked to load may still come."""
+        del self.delivery.groups[name]
+        self.seen[name] = Seen(loads=self.seen[name].loads)
+        self.group(name)
 
     # -- death of the core ----------------------------------------------------------------------------------------
 
     @rule()
     def store(self) -> None:
         for name, state in self.delivery.snapshot().items():
-            self.seen[name].stored = state
-            self.seen[name].acked_when_stored = set(self.seen[name].acked)
+            seen = self.seen[name]
+            seen.stored, seen.stored_dead = state, dict(self.group(name).cursor.dead.keys)
+            seen.when_stored = set(seen.acked), dict(seen.failed), set(seen.dead), set(seen.skipped)
 
     @rule(low=st.integers(1, 60), old_acks=st.booleans(), newer=st.booleans(), stored=st.booleans())
     def restart(self, low: int, old_acks: bool, newer: bool, stored: bool) -> None:
@@ -304,8 +390,10 @@ class DeliveryMachine(RuleBasedStateMachine):
         for name, seen in self.seen.items():
             seen.loads.clear()
             holders, seen.holders = seen.holders, {}
-            seen.excused |= set(seen.delivered) - seen.acked_when_stored
-            seen.acked = set(seen.acked_when_stored)
+            acked, failed, dead, skipped = seen.when_stored
+            seen.excused |= set(seen.delivered) - acked
+            seen.acked, seen.failed, seen.dead, seen.skipped = set(acked), dict(failed), set(dead), set(skipped)
+            seen.suspects.clear()
             seen.last_new = 0
             group = self.group(name)
             for one, (session, _) in holders.items() if old_acks and seen.stored is not None else ():
@@ -329,6 +417,11 @@ class DeliveryMachine(RuleBasedStateMachine):
             assert all(one in held for one in seen.acked - seen.excused)
             assert not any(one in held for one in seen.holders)
 
+    @invariant()
+    def dead_letters_are_those_of_the_model(self) -> None:
+        for name, group in self.delivery.groups.items():
+            assert group.cursor.dead.keys.keys() == self.seen[name].dead
+
     def teardown(self) -> None:
         """Let everything arrive and be read: every group gets every message at least once."""
         for queue in self.queues:
@@ -351,7 +444,7 @@ class DeliveryMachine(RuleBasedStateMachine):
                 assert not isinstance(answer, (Again, NothingYet)), "never comes to the end"
             else:
                 pytest.fail("never comes to the end")
-            assert set(self.index.visible()) == set(seen.delivered)
+            assert set(self.index.visible()) <= set(seen.delivered) | seen.skipped
 
 
 TestDelivery = DeliveryMachine.TestCase

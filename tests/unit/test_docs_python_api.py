@@ -10,7 +10,7 @@ import pytest
 import asapo
 from asapo import AsyncConsumer, Consumer, Producer, Stage
 from asapo_produce import BatchHandle, ProducerStats, SendHandle
-from asapo_work import Found, Message, OfflineConsumer, OpenReport
+from asapo_work import DeadLetter, Found, GroupInfo, Message, OfflineConsumer, OpenReport
 
 PAGE = (Path(__file__).parents[2] / "docs/reference/python-api.md").read_text()
 CLASSES = [Producer, SendHandle, BatchHandle, Consumer, AsyncConsumer, Message, Stage]
@@ -73,6 +73,11 @@ def test_open_and_its_report_are_those_of_the_code() -> None:
 
 def test_the_attributes_of_what_a_query_returns_are_listed() -> None:
     assert set(re.findall(r"^\| `(\w+)` \|", section(Found), re.MULTILINE)) == set(vars(Found()))
+
+
+@pytest.mark.parametrize("kind", [GroupInfo, DeadLetter], ids=lambda kind: kind.__name__)
+def test_the_attributes_of_records_are_listed_in_their_order(kind: Any) -> None:
+    assert re.findall(r"^\| `(\w+)` \|", section(kind), re.MULTILINE) == list(kind.__dataclass_fields__)
 
 
 def test_the_counts_of_a_producer_are_listed() -> None:

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 from asapo_work.consumer import Consumer
+from asapo_work.groups import DeadLetter, GroupInfo
 from asapo_work.message import Message
 from asapo_work.queries import Found
 from asapo_work.stage import Result, Stage, StageCounts, run_stage
@@ -16,7 +17,9 @@ if TYPE_CHECKING:
 __all__ = [
     "AsyncConsumer",
     "Consumer",
+    "DeadLetter",
     "Found",
+    "GroupInfo",
     "Message",
     "OfflineConsumer",
     "OpenReport",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import threading
 import time
 import weakref
@@ -14,7 +15,9 @@ from typing import Any, Final, NamedTuple, Self, TypeVar, overload
 from asapo.wire.events import Event
 from asapo.wire.limits import LEASE_S
 from asapo_work import plans, queries
+from asapo_work.aio_administration import AsyncAdministration
 from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, Client
+from asapo_work.failures import cause_of
 from asapo_work.link import ANSWER_GRACE_S
 from asapo_work.message import Message
 from asapo_work.payload import Access
@@ -40,7 +43,7 @@ def _advance(move: Callable[[Any], Any], value: Any) -> Any:
         return _Ended(stop.value)
 
 
-class AsyncConsumer:
+class AsyncConsumer(AsyncAdministration):
     """Reads the streams of one beamtime from coroutines; parameters and calls are those of `Consumer`.
 
     `msg.data` of a mapped message costs no wait. Where payloads come from a data server, `await consumer.load(msg)`
@@ -138,14 +141,9 @@ class AsyncConsumer:
         return self._iterate(reader, single=batch is None, lease_s=lease_s)
 
     async def acknowledge(
-        self,
-        given: Given,
-        *,
-        group: str,
-        stream: str = "default",
-        source: str | None = None,
+        self, given: Given, *, group: str, stream: str = "default", source: str | None = None,
         timeout_s: float | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Say that messages are done; see `Consumer.acknowledge`."""
         wait_s = self._client.wait_s(timeout_s)
         await self._run(plans.acknowledge(given, lambda: self._client.place(stream, source), group, wait_s))
@@ -156,23 +154,19 @@ class AsyncConsumer:
         *,
         group: str,
         delay_s: float = 0.0,
+        reason: str | BaseException = "",
         stream: str = "default",
         source: str | None = None,
         timeout_s: float | None = None,
     ) -> None:
-        """Ask to have messages given out again after `delay_s` seconds, because their processing failed."""
+        """Ask to have messages given out again after `delay_s` seconds; see `Consumer.nack`."""
         wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
-        await self._run(plans.hand_back(given, there, group, wait_s, delay_s=delay_s, unstarted=False))
+        await self._run(plans.hand_back(given, there, group, wait_s, delay_s=delay_s, unstarted=False, reason=reason))
 
     async def give_back(
-        self,
-        given: Given,
-        *,
-        group: str,
-        stream: str = "default",
-        source: str | None = None,
+        self, given: Given, *, group: str, stream: str = "default", source: str | None = None,
         timeout_s: float | None = None,
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Hand back messages that were not looked at; the attempt does not count."""
         wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
         await self._run(plans.hand_back(given, there, group, wait_s, delay_s=0.0, unstarted=True))
@@ -307,6 +301,9 @@ class AsyncConsumer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception):
+            for reader in self._readers:
+                reader.failure = error
         await self.close()
 
     def __repr__(self) -> str:
@@ -317,13 +314,14 @@ class AsyncConsumer:
     async def _iterate(self, reader: StreamReader, *, single: bool, lease_s: float) -> AsyncGenerator[Any, None]:
         """Carry a stream's plan out, giving its messages to the loop."""
         self._client.keep_leases(lease_s)
-        plan = reader.read()
+        plan, before = reader.read(), None
         try:
             step: Any = _advance(plan.send, None)
             while not isinstance(step, _Ended):
                 if not isinstance(step, Give):
                     step = await self._step(plan, step)
                     continue
+                before = sys.exception()
                 if single:
                     for message in step.taken.messages:
                         step.taken.started += 1
@@ -334,6 +332,9 @@ class AsyncConsumer:
                     step.taken.started = len(step.taken.messages)
                     yield step.taken.messages
                 step = _advance(plan.send, None)
+        except GeneratorExit as left:
+            reader.failure = reader.failure or cause_of(left, before)
+            raise
         finally:
             plan.close()
 

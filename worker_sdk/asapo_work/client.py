@@ -11,6 +11,8 @@ from asapo.errors import AsapoError
 from asapo.hostinfo import boot_id, who_am_i
 from asapo.models import check_name
 from asapo.wire.events import SESSION_BYTES, Event, GetById, Hello, Rows
+from asapo.wire.group_events import Explain
+from asapo_work.failures import Unexplained, told
 from asapo_work.keepalive import KeepAlive
 from asapo_work.link import Channel
 from asapo_work.message import Payloads
@@ -71,6 +73,8 @@ class BaseClient:
         """What deadlines are told by, seconds."""
         self.pause: Callable[[float], None] = time.sleep
         self._places: dict[tuple[str, str | None], Place] = {}
+        self.unexplained: Unexplained | None = None
+        """What the last loop handed back that was dropped, nobody knows why."""
 
     def place(self, stream: str, source: str | None = None) -> Place:
         """Return the stream that a call names."""
@@ -91,6 +95,12 @@ class BaseClient:
         """Return a repr for the terminal."""
         source = f"/{self.source}" if self.source else ""
         return f"<{kind} of {self.beamtime}{source}: {'closed' if self.channel.closed else where}>"
+
+    def explain(self, error: BaseException | None) -> None:
+        """Tell the broker why messages were handed back, if it was for this exception."""
+        known, self.unexplained = self.unexplained, None
+        if known is not None and error is not None and known.is_by(error):
+            self.channel.post(Explain, {**known.fields, **told(error)})
 
     def keep_leases(self, lease_s: float) -> None:
         """See to it that leases of this length do not run out while this process lives."""

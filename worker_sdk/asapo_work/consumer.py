@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
 import weakref
 from collections.abc import Generator
 from types import TracebackType
@@ -9,15 +11,16 @@ from typing import Any, Self, overload
 
 from asapo.wire.limits import LEASE_S
 from asapo_work import plans
+from asapo_work.administration import Administration
 from asapo_work.client import STREAM_TIMEOUT_S, TIMEOUT_S, BaseClient, Client
-from asapo_work.lookups import Lookups
+from asapo_work.failures import Unexplained, cause_of, last_words
 from asapo_work.message import Message
 from asapo_work.payload import Access
 from asapo_work.plans import Given, Reading, reading_of
 from asapo_work.stream import AckMode, Follow, Give, StreamReader, StreamSettings, Taken
 
 
-class Consumer(Lookups):
+class Consumer(Administration):
     """Reads the streams of one beamtime.
 
     The connection is made by the first call and made anew when it breaks; a call that was under way is repeated without
@@ -84,7 +87,7 @@ class Consumer(Lookups):
         super().__init__(client)
         self._address = address
         self._readers: weakref.WeakSet[StreamReader] = weakref.WeakSet()
-        self._ended = weakref.finalize(self, client.close)
+        self._ended = weakref.finalize(self, _farewell, client)
 
     # -- a group's messages ------------------------------------------------------------------------------------------
 
@@ -245,10 +248,15 @@ class Consumer(Lookups):
         self._run(plans.acknowledge(given, lambda: self._client.place(stream, source), group, wait_s))
 
     def nack(
-        self, given: Given, *, group: str, delay_s: float = 0.0, stream: str = "default", source: str | None = None,
-        timeout_s: float | None = None,
+        self, given: Given, *, group: str, delay_s: float = 0.0, reason: str | BaseException = "",
+        stream: str = "default", source: str | None = None, timeout_s: float | None = None,
     ) -> None:  # fmt: skip
         """Ask to have messages given out again after `delay_s` seconds, because their processing failed.
+
+        Parameters
+        ----------
+        reason : str or exception
+            Why; kept, with the exception's traceback, in the dead letter if this was the last attempt.
 
         Raises
         ------
@@ -256,7 +264,7 @@ class Consumer(Lookups):
             If this consumer does not hold some (field `message_ids`); the others are handed back.
         """
         wait_s, there = self._client.wait_s(timeout_s), lambda: self._client.place(stream, source)
-        self._run(plans.hand_back(given, there, group, wait_s, delay_s=delay_s, unstarted=False))
+        self._run(plans.hand_back(given, there, group, wait_s, delay_s=delay_s, unstarted=False, reason=reason))
 
     def give_back(
         self,
@@ -285,6 +293,10 @@ class Consumer(Lookups):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if isinstance(error, Exception):
+            for reader in self._readers:
+                reader.failure = error
+            self._client.explain(error)
         self.close()
 
     def __repr__(self) -> str:
@@ -295,19 +307,33 @@ class Consumer(Lookups):
     def _iterate(self, reader: StreamReader, *, single: bool, lease_s: float) -> Generator[Any, None, None]:
         """Carry a stream's plan out, giving its messages to the loop."""
         self._client.keep_leases(lease_s)
-        plan = reader.read()
+        plan, before = reader.read(), None
         try:
             step = next(plan)
             while True:
                 if isinstance(step, Give):
+                    before = sys.exception()
                     yield from _one_by_one(reader, step.taken) if single else _as_list(step.taken)
                     step = next(plan)
                     continue
                 step = self._step(plan, step)
         except StopIteration:
             return
+        except GeneratorExit as left:
+            reader.failure = reader.failure or cause_of(left, before)
+            plan.close()
+            if reader.unexplained is not None:
+                here = inspect.currentframe()
+                self._client.unexplained = here and Unexplained.at(here.f_back, reader.unexplained)
+            raise
         finally:
             plan.close()
+
+
+def _farewell(client: BaseClient) -> None:
+    """End everything, having told for which exception the program ends."""
+    client.explain(last_words())
+    client.close()
 
 
 def _one_by_one(reader: StreamReader, taken: Taken) -> Generator[Message, None, None]:

@@ -26,6 +26,7 @@ from asapo.wire.events import (
     Rows,
 )
 from asapo.wire.limits import LEASE_S, MAX_ROWS
+from asapo_work.failures import told
 from asapo_work.message import Message, Payloads, messages_of, ranges_of, settle
 from asapo_work.session import error_of
 
@@ -215,13 +216,15 @@ def acknowledge(given: Given, place: Callable[[], Place], group: str, timeout_s:
 
 
 def hand_back(
-    given: Given, place: Callable[[], Place], group: str, timeout_s: float, *, delay_s: float, unstarted: bool
-) -> Plan[None]:
+    given: Given, place: Callable[[], Place], group: str, timeout_s: float, *, delay_s: float, unstarted: bool,
+    reason: str | BaseException = "",
+) -> Plan[None]:  # fmt: skip
     """Ask to have these given out again, one request per stream; an `unstarted` attempt does not count."""
+    why = told(reason) if reason else {}
     lost: list[int] = []
     for stream, ids, messages in by_place(given, place):
         fields = {**stream, "group": check_name("group", group), "ids": ids}
-        fields |= {"delay_s": delay_s, "unstarted": unstarted}
+        fields |= {"delay_s": delay_s, "unstarted": unstarted, **why}
         lost += yield from _settle(Nack, fields, ids, messages, timeout_s)
     if lost:
         raise LeaseLost(

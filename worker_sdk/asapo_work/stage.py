@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from asapo.errors import WrongInput
+from asapo.errors import AsapoError, WrongInput
 from asapo_work.consumer import Consumer
 from asapo_work.message import Message
 from asapo_work.stream import Follow
@@ -54,8 +55,9 @@ class Stage:
         Gets a list of messages and returns a `Result` or None for each of them, in the same order.
     group : str
         Stages of one group share the messages.
-    stream, where, ordered, follow, timeout_s
-        As for `Consumer.stream`.
+    stream, where, ordered, follow, timeout_s, max_attempts
+        As for `Consumer.stream`. With `max_attempts`, a list that `process` fails on is done again one by one, so that
+        only the message that it fails on uses up an attempt, and becomes a dead letter in the end.
     out_stream : str
         Stream of the results; empty: the name of the stream that a message comes from.
     batch : int
@@ -76,6 +78,7 @@ class Stage:
         ordered: bool = True,
         follow: Follow | None = "next",
         timeout_s: float | None = None,
+        max_attempts: int = 0,
     ) -> None:
         self._consumer = consumer
         self._producer = producer
@@ -90,6 +93,7 @@ class Stage:
             "ordered": ordered,
             "follow": follow,
             "timeout_s": timeout_s,
+            "max_attempts": max_attempts,
         }
         self._stop = threading.Event()
 
@@ -107,7 +111,7 @@ class Stage:
         """
         counts = StageCounts()
         for messages in self._consumer.stream(**self._reading):
-            published = self._work(messages)
+            published = self._work_or_blame(messages)
             counts = StageCounts(counts.taken + len(messages), counts.published + published)
             if self._stop.is_set():
                 self._consumer.acknowledge(messages, group=self._group)
@@ -117,6 +121,30 @@ class Stage:
     def stop(self) -> None:
         """End `run` after the messages that are at work; any thread."""
         self._stop.set()
+
+    def _work_or_blame(self, messages: list[Message]) -> int:
+        """Work; if that fails, hand back what it failed on, and say why."""
+        try:
+            return self._work(messages)
+        except Exception as exc:
+            if len(messages) == 1 or not self._reading["max_attempts"]:
+                self._hand_back(messages, exc)
+                raise
+        published = 0
+        for at, message in enumerate(messages):
+            try:
+                published += self._work([message])
+            except Exception as exc:
+                self._hand_back([message], exc)
+                with suppress(AsapoError):
+                    self._consumer.give_back(messages[at + 1 :], group=self._group)
+                raise
+            self._consumer.acknowledge(message, group=self._group)
+        return published
+
+    def _hand_back(self, messages: list[Message], error: Exception) -> None:
+        with suppress(AsapoError):  # what is lost is given to others anyway
+            self._consumer.nack(messages, group=self._group, reason=error)
 
     def _work(self, messages: list[Message]) -> int:
         """Publish the results of these messages and wait until the receivers have them."""

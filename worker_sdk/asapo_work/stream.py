@@ -16,6 +16,7 @@ from typing import Any, Final, Literal, NamedTuple
 from asapo.errors import LeaseLost, NothingYet, StreamFinished, UnknownStream, WrongInput
 from asapo.wire.events import Acknowledge, GetNext, Nack
 from asapo_work.client import Conversation
+from asapo_work.failures import told
 from asapo_work.message import Message, ranges_of, settle
 from asapo_work.pace import Pace
 from asapo_work.plans import PAUSE_S, WAIT_SLICE_S, Clock, Pause, Place, Reading, lost_in, streams
@@ -110,6 +111,10 @@ class StreamReader:
         """Requests on their way, in the order of their answers."""
         self._acked_s = clock()
         self._visited = {place.stream}
+        self.failure: Exception | None = None
+        """For which user code leaves the loop, as far as it is known when the loop ends."""
+        self.unexplained: dict[str, Any] | None = None
+        """What the loop handed back at its end without knowing why, as fields of a request."""
 
     def read(self) -> Generator[Await | Glance | Pause | Give | Any, Any, None]:
         """Yield what to wait for and what to give to user code, until the stream (and what follows it) is finished."""
@@ -219,9 +224,13 @@ class StreamReader:
 
     def _hand_back(self, messages: Sequence[Message], *, unstarted: bool) -> None:
         ids = settle(messages)
-        if ids:
-            fields = {**self._place.fields, "group": self._reading.group, "ids": ids, "unstarted": unstarted}
-            self._channel.post(Nack, fields)
+        if not ids:
+            return
+        names = {**self._place.fields, "group": self._reading.group, "ids": ids}
+        why = told(self.failure) if self.failure is not None and not unstarted else {}
+        self._channel.post(Nack, {**names, "unstarted": unstarted, **why})
+        if not unstarted and not why and self._reading.max_attempts:
+            self.unexplained = names
 
     def _go_on(self, end: StreamFinished) -> Generator[Any, Any, bool]:
         """Turn to the stream that follows; False when there is none."""

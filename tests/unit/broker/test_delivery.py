@@ -16,6 +16,7 @@ from asapo.models import SegmentInfo, StreamRef
 from asapo.query import parse
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import Acknowledge, Done, Failed, GetNext, Nack, Register, Rows
+from asapo.wire.group_events import DeleteGroup, Seek
 from asapo.wire.put import Put
 from asapo_broker.delivery import MIN_WINDOW_BYTES, Delivery
 from asapo_broker.feed import (
@@ -30,6 +31,7 @@ from asapo_broker.feed import (
     Tail,
 )
 from asapo_broker.registry import Registry
+from asapo_broker.saves import Save, Stored
 from asapo_broker.sessions import Session
 from asapo_broker.settings import CoreSettings
 from asapo_broker.tables import Tables
@@ -122,7 +124,8 @@ class World:
         self.delivery.take(Tail(self.feed, rows, head), now_s)
 
     def ready(self, state: GroupState | None = None, now_s: float = 0.0) -> None:
-        self.delivery.take(GroupReady(self.job(OpenGroup), state=state), now_s)
+        stored = None if state is None else Stored(state, {})
+        self.delivery.take(GroupReady(self.job(OpenGroup), stored=stored), now_s)
 
     def reading(self, session: Session, *ids: int) -> None:
         """Open stream and group with these messages in the window, of which none was given yet."""
@@ -295,12 +298,12 @@ def test_nack_gives_a_message_out_again_after_its_delay(world: World) -> None:
 
 def test_what_was_handed_back_unlooked_at_stays_when_the_session_holds_it_by_a_later_request(world: World) -> None:
     before = world.session()
-    world.reading(before, 1, 2)
+    world.reading(before, 1)
     old = world.ask(before, n=1)
     assert world.ids() == [1]
     world.delivery.end(before, 1.0)  # silent for too long; then the same client is back
     again = world.session()
-    new = world.ask(again, n=1)
+    new = world.ask(again, 2.0, n=1)
     assert world.ids() == [1]
     for given_by, lost in ((old, [1]), (new, [])):
         nack = Nack(500 + given_by, "det", "s", "g", [1], unstarted=True, given_by=given_by)
@@ -315,13 +318,14 @@ def test_acknowledged_messages_are_stored_as_done(world: World) -> None:
     world.ids()
     world.delivery.request(one, Acknowledge(500, "det", "s", "g", [[1, 2]]), 0.0)
     assert world.answers() == [Done(500, {"lost": []})]
-    (state,) = world.delivery.changes().values()
-    assert state.floor == 2
+    (saved,) = world.delivery.changes().values()
+    assert saved.state is not None
+    assert saved.state.floor == 2
     assert not world.delivery.has_changes
 
 
 def test_a_restored_group_goes_on_behind_its_floor(world: World) -> None:
-    state = GroupState(True, "", 2, ((4, 4),), (), (), (), 5, 0, 0)
+    state = GroupState(True, "", 2, ((4, 4),), (), (), 5, 0, 0)
     world.ask(world.session(), n=9)
     world.open()
     world.add(1, 2, 3, 4, 5)
@@ -338,7 +342,7 @@ def test_a_group_whose_state_cannot_be_read_is_not_begun_anew(world: World) -> N
     assert [answer.error["code"] for answer in world.answers()] == ["index_unavailable"]
     assert not world.delivery.changes(), "the stored state must not be written over"
     world.ask(one, n=9)
-    world.ready(GroupState(True, "", 2, (), (), (), (), 3, 0, 0))
+    world.ready(GroupState(True, "", 2, (), (), (), 3, 0, 0))
     assert world.ids() == [3]
 
 
@@ -352,7 +356,7 @@ def test_an_ack_for_a_group_nobody_knows_is_lost(world: World) -> None:
 
 
 @pytest.mark.parametrize("ack_first", [False, True])
-@pytest.mark.parametrize("stored", [None, GroupState(True, "", 1, (), (), (), (), 5, 0, 0)])
+@pytest.mark.parametrize("stored", [None, GroupState(True, "", 1, (), (), (), 5, 0, 0)])
 def test_after_a_restart_an_ack_beside_a_read_waits_for_the_group_and_counts(
     world: World, stored: GroupState | None, ack_first: bool
 ) -> None:
@@ -372,8 +376,9 @@ def test_after_a_restart_an_ack_beside_a_read_waits_for_the_group_and_counts(
     done, rows = world.answers()
     assert done == Done(900, {"lost": []})
     assert [one[0] for one in rows.rows] == [4, 5], "what is acknowledged is not given again"
-    (state,) = world.delivery.changes().values()
-    assert state.floor == 3
+    (saved,) = world.delivery.changes().values()
+    assert saved.state is not None
+    assert saved.state.floor == 3
 
 
 def test_an_ack_that_opened_nothing_waits_for_the_read_that_came_meanwhile(world: World) -> None:
@@ -410,7 +415,7 @@ def test_a_group_restored_for_an_ack_takes_the_bound_of_its_first_read(world: Wo
     world.delivery.request(one, Acknowledge(900, "det", "s", "g", [[1, 1]]), 0.0)
     world.open()
     world.add(1, 2)
-    world.ready(GroupState(True, "", 0, (), (), (), (), 2, 0, 0))
+    world.ready(GroupState(True, "", 0, (), (), (), 2, 0, 0))
     assert world.answers() == [Done(900, {"lost": []})]
     for key, now_s in ((b"a" * 16, 1.0), (b"b" * 16, 2.0)):
         asking = world.session(key)
@@ -690,7 +695,7 @@ def test_an_idle_group_leaves_the_memory_and_goes_on_where_it_was(world: World) 
     world.answers()
     two = world.session(b"b" * 16)
     world.ask(two, n=3, now_s=251.0)
-    world.ready(stored[REF, "g"], now_s=251.0)
+    world.ready(stored[REF, "g"].state, now_s=251.0)
     assert world.ids() == [1, 2, 3]
 
 
@@ -725,3 +730,58 @@ def test_a_late_answer_of_the_loader_for_a_forgotten_stream_is_ignored(world: Wo
     assert feed.closed
     world.delivery.take(Tail(feed, [row(1, 1)], None), 0.0)
     assert not world.delivery.streams
+
+
+def seek_to_the_end(world: World) -> None:
+    world.delivery.request(world.session(), Seek(700, "det", "s", "g", "end"), 0.0)
+
+
+def test_a_seek_waits_until_the_stream_was_looked_at_to_its_end(world: World) -> None:
+    world.reading(world.session(), 1, 2)
+    world.answers()
+    seek_to_the_end(world)
+    world.feed.behind = True
+    world.delivery.take(Looked(world.feed), 0.0)
+    assert not world.answers(), "there is more than was handed over"
+    world.add(3, 4)
+    world.feed.behind = False
+    world.delivery.take(Looked(world.feed), 0.0)
+    assert world.answers() == [Done(700, {"held": 0, "position": 5})]
+
+
+def test_an_acknowledged_suspect_makes_room_for_the_next(world: World) -> None:
+    one, two = world.session(), world.session(b"b" * 16)
+    world.reading(one, 1, 2)
+    world.answers()
+    world.ask(one, n=2, max_attempts=0)
+    world.answers()
+    world.delivery.request(one, DeleteGroup(600, "det", "s", "g"), 0.0)
+    world.answers()
+    world.ask(one, n=2, max_attempts=2)
+    world.ready()
+    assert world.ids() == [1, 2]
+    world.delivery.end(one, 0.0)
+    world.ask(two, n=2, max_attempts=2)
+    assert world.ids() == [1]
+    world.ask(two, n=2, max_attempts=2)
+    assert not world.answers(), "one suspect at a time"
+    world.delivery.request(two, Acknowledge(601, "det", "s", "g", [[1, 1]]), 0.0)
+    world.answers()
+    world.delivery.turn(0.0)
+    assert world.ids() == [2]
+
+
+def test_a_deleted_group_is_stored_as_such_and_its_waiting_reads_fail(world: World) -> None:
+    one = world.session()
+    world.reading(one, 1)
+    world.answers()
+    world.ask(one)
+    world.answers()
+    world.ask(one)
+    world.delivery.changes()
+    world.delivery.request(one, DeleteGroup(600, "det", "s", "g"), 0.0)
+    denied, done = world.answers()
+    assert (denied.error["code"], done) == ("unknown_group", Done(600, {"held": 1}))
+    assert world.delivery.numbers()["groups"] == 0
+    assert world.delivery.changes() == {(REF, "g"): Save(None)}
+    assert world.delivery.numbers()["waiters"] == 0

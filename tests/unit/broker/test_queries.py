@@ -262,7 +262,7 @@ def pool(index: MemoryIndex) -> Iterator[Callable[..., tuple[RequestPool, queue.
     def make(**options: Any) -> tuple[RequestPool, queue.Queue[Any]]:
         replies: queue.Queue[Any] = queue.Queue()
         settings: dict[str, Any] = {"threads": 1, "query_threads": 2, "limits": QueryLimits(), "max_queued": 100}
-        made.append(RequestPool(Indexes(index), None, replies.put, **settings | options))  # type: ignore[arg-type]
+        made.append(RequestPool(Indexes(index), None, None, replies.put, **settings | options))  # type: ignore[arg-type]
         made[-1].start()
         return made[-1], replies
 

@@ -4,20 +4,25 @@ import sqlite3
 import threading
 from pathlib import Path
 
+import msgpack
 import pytest
 
 from asapo.delivery.leases import GroupState
+from asapo.delivery.letters import DeadLetter, Explained
 from asapo.errors import ConfigError, DamagedFile, IndexUnavailable, QueueFull, RemoteProtocolError, WrongInput
 from asapo.models import StreamRef
 from asapo.wire.events import Beat, GetLast, Hello, Register
 from asapo_broker.core import StateLock
 from asapo_broker.registry import Registry
+from asapo_broker.saves import Save, Stored
 from asapo_broker.sessions import KEPT_BYTES, KEPT_REPLIES, Session, Sessions
 from asapo_broker.settings import CoreSettings
 from asapo_broker.store import CursorStore
 
 REF = StreamRef("bt/x", "det", "s")
-STATE = GroupState(True, "hit = 1", 7, ((9, 12), (14, 14)), ((3, 4),), ((13, 2),), ((5, 3),), 20, 4, 1)
+STATE = GroupState(True, "hit = 1", 7, ((9, 12), (14, 14)), ((3, 4),), ((13, 2),), 20, 4, 1)
+SAVE = Save(STATE)
+STORED = Stored(STATE, {})
 
 
 def receiver(name: str, epoch: int = 1, data: str = "", tiers: tuple[str, ...] = ()) -> Register:
@@ -133,17 +138,17 @@ def test_a_stored_group_comes_back_as_it_was(tmp_path: Path) -> None:
     store = CursorStore(tmp_path, save_s=0.01)
     assert store.load(REF, "g") is None
     assert not list(tmp_path.iterdir()), "asking creates nothing"
-    store.save({(REF, "g"): STATE._replace(floor=1)})
-    store.save({(REF, "g"): STATE})
-    assert store.load(REF, "g") == STATE, "what waits to be written counts"
+    store.save({(REF, "g"): Save(STATE._replace(floor=1))})
+    store.save({(REF, "g"): SAVE})
+    assert store.load(REF, "g") == STORED, "what waits to be written counts"
     store.flush()
     assert not store.busy
     assert store.n_saved == 1
-    assert store.load(REF, "g") == STATE
+    assert store.load(REF, "g") == STORED
     store.stop()
     store.run()
     again = CursorStore(tmp_path, save_s=0.01)
-    assert again.load(REF, "g") == STATE
+    assert again.load(REF, "g") == STORED
     again.stop()
     again.run()
 
@@ -152,12 +157,12 @@ def test_the_last_states_are_written_at_the_end(tmp_path: Path) -> None:
     store = CursorStore(tmp_path, save_s=60.0)
     thread = threading.Thread(target=store.run)
     thread.start()
-    store.save({(REF, "g"): STATE})
+    store.save({(REF, "g"): SAVE})
     store.stop()
     thread.join(5.0)
     assert not thread.is_alive()
     again = CursorStore(tmp_path, save_s=1.0)
-    assert again.load(REF, "g") == STATE
+    assert again.load(REF, "g") == STORED
     again.stop()
     again.run()
 
@@ -166,13 +171,116 @@ def test_states_that_could_not_be_written_wait(tmp_path: Path) -> None:
     tmp_path.joinpath("bt%2Fx").write_text("a file where the folder should be", encoding="utf-8")
     store = CursorStore(tmp_path, save_s=0.01)
     store.stop()  # no pause before the next try
-    store.save({(REF, "g"): STATE})
+    store.save({(REF, "g"): SAVE})
     store.flush()
     assert (store.n_failed, store.n_saved) == (1, 0)
-    assert store.load(REF, "g") == STATE
+    assert store.load(REF, "g") == STORED
     tmp_path.joinpath("bt%2Fx").unlink()
     store.run()
     assert store.n_saved == 1
+
+
+LETTER = DeadLetter(5, 5, 3, "ValueError: 5", "", "w1", 77)
+
+
+def stored_letters(store: CursorStore, after: int = 0) -> list[DeadLetter] | None:
+    return store.letters(REF, "g", after, 10)
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_dead_letters_are_stored_with_their_group_and_one_by_one(tmp_path: Path, flushed: bool) -> None:
+    store = CursorStore(tmp_path, save_s=0.01)
+    flush = store.flush if flushed else lambda: None
+    assert stored_letters(store) is None
+    more = LETTER._replace(message_id=9, key=9)
+    store.save({(REF, "g"): Save(STATE, {5: LETTER, 9: more})})
+    flush()
+    assert stored_letters(store) == [LETTER, more]
+    assert stored_letters(store, after=5) == [more]
+    store.save({(REF, "g"): Save(STATE, {5: Explained("w1", "better", "trace"), 9: Explained("w2", "not mine", "")})})
+    flush()
+    known = LETTER._replace(reason="better", traceback="trace")
+    assert stored_letters(store) == [known, more]
+    store.save({(REF, "g"): Save(STATE, {9: None})})
+    flush()
+    assert stored_letters(store) == [known]
+    assert store.load(REF, "g") == Stored(STATE, {5: 5})
+    assert [(key, dead) for key, _, dead in store.groups(REF.beamtime, "", "")] == [((REF, "g"), 1 if flushed else 0)]
+    store.stop()
+    store.run()
+    assert stored_letters(again := CursorStore(tmp_path, save_s=0.01)) == [known]
+    again.stop()
+    again.run()
+
+
+@pytest.mark.parametrize("flushed", [True, False])
+def test_a_deleted_group_leaves_nothing_to_its_successor(tmp_path: Path, flushed: bool) -> None:
+    store = CursorStore(tmp_path, save_s=0.01)
+    flush = store.flush if flushed else lambda: None
+    store.save({(REF, "g"): Save(STATE, {5: LETTER}), (REF, "h"): SAVE})
+    store.flush()
+    store.save({(REF, "g"): Save(None)})
+    flush()
+    assert store.load(REF, "g") is None
+    assert stored_letters(store) is None
+    assert [key[1] for key, _, _ in store.groups(REF.beamtime, REF.source, REF.stream)] == ["h"]
+    store.save({(REF, "g"): SAVE})
+    flush()
+    assert store.load(REF, "g") == STORED
+    assert stored_letters(store) == []
+    store.flush()
+    store.save({(REF, "g"): Save(STATE, {5: LETTER})})
+    store.save({(REF, "g"): Save(STATE, anew=True)})
+    flush()
+    assert stored_letters(store) == []
+    store.stop()
+    store.run()
+
+
+def test_a_second_core_takes_the_file_over_and_the_first_writes_no_more(tmp_path: Path) -> None:
+    old, new = CursorStore(tmp_path, save_s=0.01), CursorStore(tmp_path, save_s=0.01)
+    old.save({(REF, "g"): SAVE})
+    old.flush()
+    assert new.load(REF, "g") == STORED
+    old.save({(REF, "g"): Save(STATE._replace(floor=8))})
+    old.flush()
+    assert old.n_failed == 0, "who only reads owns nothing"
+    new.save({(REF, "g"): Save(STATE._replace(floor=9))})
+    new.flush()
+    old.stop()
+    old.save({(REF, "g"): SAVE})
+    old.flush()
+    assert (old.n_failed, old.n_saved) == (1, 2)
+    found = new.load(REF, "g")
+    assert found is not None
+    assert found.state.floor == 9
+    new.stop()
+    for store in (new, old):
+        store.run()
+
+
+def test_a_file_of_version_1_is_brought_up_with_its_dead_letters(tmp_path: Path) -> None:
+    folder = tmp_path / "bt%2Fx"
+    folder.mkdir()
+    connection = sqlite3.connect(folder / "delivery.sqlite")
+    connection.execute(
+        "CREATE TABLE cursor(source TEXT NOT NULL, stream TEXT NOT NULL, name TEXT NOT NULL, ordered INTEGER NOT NULL, "
+        "filter TEXT NOT NULL, floor INTEGER NOT NULL, rest BLOB NOT NULL, PRIMARY KEY(source, stream, name)) "
+        "WITHOUT ROWID"
+    )
+    rest = {"done": [[9, 12], [14, 14]], "acked_ids": [[3, 4]], "attempts": [[13, 2]], "dead": [[5, 3]], "seen_seq": 20,
+            "passed": 4, "late": 1}  # fmt: skip
+    connection.execute("INSERT INTO cursor VALUES('det', 's', 'g', 1, 'hit = 1', 7, ?)", (msgpack.packb(rest),))
+    connection.execute("PRAGMA application_id = 0x41534444")
+    connection.execute("PRAGMA user_version = 1")
+    connection.commit()
+    connection.close()
+    store = CursorStore(tmp_path, save_s=0.01)
+    assert store.load(REF, "g") == Stored(STATE, {5: 5})
+    (letter,) = stored_letters(store) or []
+    assert (letter.attempts, letter.reason.split(",")[0]) == (3, "given up by an earlier version")
+    store.stop()
+    store.run()
 
 
 def test_a_foreign_file_is_not_touched(tmp_path: Path) -> None:

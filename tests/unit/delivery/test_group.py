@@ -5,6 +5,7 @@ import pytest
 from asapo.delivery.answers import NeedRows, answer_by_id, answer_last, unknown_stream
 from asapo.delivery.group import Again, Answer, Granted, Group, NeedBacklog, NeedUnseen
 from asapo.delivery.leases import KEPT_SESSIONS, GroupState
+from asapo.delivery.letters import DeadLetter
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import Gap, GroupMismatch, NothingYet, PartialDataset, StreamFinished, WrongInput
@@ -118,11 +119,12 @@ def test_a_message_over_its_attempts_is_dead_and_does_not_hold_the_floor() -> No
     for _ in range(2):
         group.next_rows(A, 1, 0.0)
         group.cursor.nack(A, [1], 0.0, 0.0)
-    assert group.cursor.dead == {1: 2}
+    assert group.cursor.dead.keys == {1: 1}
     assert ids_of(group.next_rows(A, 9, 0.0)) == [2]
     group.cursor.ack(A, [(2, 2)])
     assert group.snapshot().floor == 2
-    assert group.snapshot().dead == ((1, 2),)
+    assert group.cursor.dead.take_changes()[1] == DeadLetter(1, 1, 2, "handed back by its worker", "", "", 0)
+    assert not group.cursor.dead.take_changes()
 
 
 def test_a_late_message_is_flagged_and_holds_the_floor() -> None:
@@ -176,7 +178,7 @@ def test_the_filter_and_the_order_of_a_group_are_fixed() -> None:
     with pytest.raises(GroupMismatch) as caught:
         delivery.open_group("g", ordered=False)
     assert caught.value.group == "g"
-    state = GroupState(True, "a", 0, (), (), (), (), 0, 0, 0)
+    state = GroupState(True, "a", 0, (), (), (), 0, 0, 0)
     with pytest.raises(GroupMismatch):
         delivery.open_group("h", state=state)
     with pytest.raises(WrongInput):
@@ -289,7 +291,7 @@ def test_what_came_below_the_floor_while_no_core_was_there_is_asked_for() -> Non
 
 def test_an_ack_of_what_the_core_before_gave_counts_though_somebody_handed_it_back_meanwhile() -> None:
     """B's request was under way when the core died: the next core served it again, and B had given up waiting."""
-    stored = GroupState(True, "", 1, (), (), (), (), seen_seq=5, passed=0, late=0)
+    stored = GroupState(True, "", 1, (), (), (), seen_seq=5, passed=0, late=0)
     group = stream(1, 2, 3, 4, 5).open_group("g", state=stored)
     assert ids_of(group.next_rows(B, 4, 0.0)) == [2, 3, 4, 5]
     assert group.cursor.give_back(B, [2, 3, 5]) == []
@@ -300,7 +302,7 @@ def test_an_ack_of_what_the_core_before_gave_counts_though_somebody_handed_it_ba
 
 def test_an_ack_to_the_next_core_stays_when_the_message_came_after_the_last_state() -> None:
     """The core before had seen up to seq 3 when it last wrote; message 4 came, was given to A, and then it died."""
-    stored = GroupState(True, "", 3, ((5, 5),), (), (), (), seen_seq=3, passed=0, late=0)
+    stored = GroupState(True, "", 3, ((5, 5),), (), (), seen_seq=3, passed=0, late=0)
     delivery = StreamDelivery()
     delivery.add(rows(1, 2, 3, 4, 5))
     group = delivery.open_group("g", state=stored)

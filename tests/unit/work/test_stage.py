@@ -15,6 +15,8 @@ class FakeConsumer:
     def __init__(self, *batches: Any) -> None:
         self.batches = [[SimpleNamespace(id=i, source="det", stream="run") for i in ids] for ids in batches]
         self.done: list[int] = []
+        self.failed: list[tuple[int, str]] = []
+        self.back: list[int] = []
         self.settings: dict[str, Any] = {}
 
     def stream(self, **settings: Any) -> Any:
@@ -24,7 +26,13 @@ class FakeConsumer:
             self.done += [message.id for message in messages]
 
     def acknowledge(self, messages: Any, *, group: Any) -> None:
-        self.done += [message.id for message in messages]
+        self.done += [message.id for message in (messages if isinstance(messages, list) else [messages])]
+
+    def nack(self, messages: Any, *, group: Any, reason: Any) -> None:
+        self.failed += [(message.id, repr(reason)) for message in messages]
+
+    def give_back(self, messages: Any, *, group: Any) -> None:
+        self.back += [message.id for message in messages]
 
 
 class FakeProducer:
@@ -72,6 +80,7 @@ def test_the_input_is_not_done_before_the_results_are_stored() -> None:
         run_stage(consumer, producer(log, refuse=2), scores, group="g")
     assert ("stored", 2) in log
     assert consumer.done == []
+    assert [one for one, _ in consumer.failed] == [1, 2]
 
 
 def test_none_publishes_nothing_but_counts_as_done() -> None:
@@ -102,3 +111,31 @@ def test_stop_ends_after_the_messages_at_work() -> None:
     stages.append(Stage(consumer, producer([]), process, group="g"))
     assert stages[0].run() == StageCounts(taken=1)
     assert consumer.done == [1]
+
+
+def no_threes(messages: Any) -> Any:
+    if any(message.id == 3 for message in messages):
+        raise ValueError("no threes")
+
+
+def test_with_bounded_attempts_only_the_message_that_fails_is_to_blame() -> None:
+    consumer: Any = FakeConsumer([1, 2, 3, 4, 5])
+    with pytest.raises(ValueError, match="no threes"):
+        run_stage(consumer, producer([]), no_threes, group="g", max_attempts=3)
+    assert consumer.failed == [(3, "ValueError('no threes')")]
+    assert (consumer.done, consumer.back) == ([1, 2], [4, 5])
+    assert consumer.settings["max_attempts"] == 3
+
+
+def test_a_list_that_only_fails_together_is_done_one_by_one() -> None:
+    consumer: Any = FakeConsumer([1, 2], [4])
+
+    def few(messages: Any) -> Any:
+        if len(messages) > 1:
+            raise MemoryError
+        return scores(messages)
+
+    log: list[Any] = []
+    assert run_stage(consumer, producer(log), few, group="g", max_attempts=3) == StageCounts(taken=3, published=3)
+    assert consumer.failed == []
+    assert set(consumer.done) == {1, 2, 4}

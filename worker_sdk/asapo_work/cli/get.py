@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         named = bool(args.source)
         path, ids = ("", args.words) if named else (args.words[0] if args.words else "", args.words[1:])
-        spans = [_span(text) for text in ids]
+        spans = [span_of(text) for text in ids]
         if not spans and not args.last:
             raise WrongInput("no message named: give ids such as 5 or 7-9 after SOURCE/STREAM, or --last")
         place = stream_place(args, site, path)
@@ -77,7 +77,7 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _span(text: str) -> tuple[int, int]:
+def span_of(text: str) -> tuple[int, int]:
     """Return first and last id of `5` or `7-9`."""
     first, mark, last = text.partition("-")
     if not (first.isascii() and first.isdigit()) or (mark and not (last.isascii() and last.isdigit())):

@@ -145,13 +145,17 @@ def stream_place(args: argparse.Namespace, site: Site, path: str) -> Place:
         given.append("")
     beamtime, source, stream = [*[""] * (3 - len(given)), *given]
     beamtime, source, stream = named_once(args, beamtime, source, stream)
-    beamtime = beamtime or os.environ.get("ASAPO_BEAMTIME", "")
-    there = site.beamtimes()  # asked for in any case: says at once when there are no services
-    place = Place(beamtime or _only(there, site.url), source, stream or "default")
+    place = Place(beamtime_of(site, beamtime), source, stream or "default")
     if not place.source:
         raise WrongInput("no data source named: expected SOURCE/STREAM, for example det/run1; `asapo ls` shows them")
     StreamRef(place.beamtime, place.source, place.stream)
     return place
+
+
+def beamtime_of(site: Site, named: str) -> str:
+    """Return the beamtime that is named, by the environment if not otherwise; else the only one there is."""
+    there = site.beamtimes()  # asked for in any case: says at once when there are no services
+    return named or os.environ.get("ASAPO_BEAMTIME", "") or _only(there, site.url)
 
 
 def named_once(args: argparse.Namespace, beamtime: str, source: str, stream: str) -> tuple[str, str, str]:

@@ -51,6 +51,18 @@ def size_text(nbytes: int) -> str:
     return f"{size / 1024:.1f} PiB"
 
 
+def age_text(seconds: float) -> str:
+    """Return a time span with two digits or so.
+
+    >>> age_text(3.14), age_text(90), age_text(7200), age_text(200_000)
+    ('3.1 s', '1.5 min', '2.0 h', '2.3 d')
+    """
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
 def time_text(ns: int) -> str:
     """Return ns since the Unix epoch as local time with milliseconds."""
     try:

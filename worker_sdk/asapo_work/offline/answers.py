@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from math import inf
 from typing import Any, Final
 
 from asapo.delivery.answers import unknown_stream
 from asapo.delivery.group import Granted, Group, NeedBacklog
+from asapo.delivery.letters import HANDED_BACK, Failure
 from asapo.delivery.rows import RowTuple, row_dataset_size
 from asapo.delivery.stream import other_bound
 from asapo.errors import AsapoError, LeaseLost, NothingYet, OfflineUnsupported, StreamState, WrongInput, to_wire
@@ -31,6 +33,7 @@ from asapo.wire.events import (
     Rows,
 )
 from asapo_work.offline.folder import Folder, OfflineStream
+from asapo_work.offline.groups import GroupAnswers
 
 SESSION: Final = b"offline"
 """All threads of this process are one session, as those that share a consumer are."""
@@ -73,6 +76,7 @@ class Answers:
             Query: self._query,
             Describe: self._describe,
             ListStreams: self._list_streams,
+            **GroupAnswers(folder, clock.now_s).table,
         }
 
     def answer(self, request: Any) -> Event:
@@ -162,7 +166,8 @@ class Answers:
         if request.unstarted:
             lost = cursor.give_back(SESSION, request.ids)
         else:
-            lost = cursor.nack(SESSION, request.ids, request.delay_s, self._clock.now_s())
+            failure = Failure(request.reason or HANDED_BACK.reason, request.traceback, time.time_ns())
+            lost = cursor.nack(SESSION, request.ids, request.delay_s, self._clock.now_s(), failure)
         return Done(request.request, {"lost": lost})
 
     # -- without a group --------------------------------------------------------------------------------------------

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-import weakref
 from pathlib import Path
 from typing import Any, overload
 
@@ -81,7 +80,6 @@ class OfflineConsumer(Consumer):
         self.report: OpenReport = folder.report
         """How the streams are read, and what is damaged; of each stream once it was used."""
         self._begin(client, " ".join([os.fspath(one) for one in folders]))
-        self._ended = weakref.finalize(self, client.close)
 
 
 @overload

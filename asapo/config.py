@@ -55,6 +55,8 @@ class ReceiverConfig:
     """Most credit of one producer."""
     ingest_bytes: int = 1024 * MIB
     """Credit of all producers of one receiver together."""
+    beamtime_bytes_per_s: int = 0
+    """What all producers of one beamtime may have stored by one receiver in a second; 0 for no limit."""
     cache_bytes: int = 64 * MIB
     """Recent payloads kept for remote readers."""
     memory_bytes: int = 256 * MIB

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from typing import Final
 
-from asapo.delivery.leases import GroupState, Holder, Lease
+from asapo.delivery.leases import Departed, GroupState, Holder, Lease
 from asapo.delivery.letters import HANDED_BACK, LEASE_ENDED, WORKER_GONE, DeadLetters, Failure
 from asapo.delivery.pending import Pending
 from asapo.delivery.ranges import RangeSet, complement
@@ -59,6 +59,7 @@ class GroupCursor(Pending):
         """True when the durable state changed since `snapshot`."""
         self.late_ids: set[int] = set()
         """Ids that arrived below the position and are not done."""
+        self._departed = Departed()
 
     # -- giving out ---------------------------------------------------------------------------------------------
 
@@ -74,7 +75,7 @@ class GroupCursor(Pending):
         """Record that `session`, known as `worker`, was given these messages, for `lease_s` seconds unless renewed."""
         holder = self._sessions.get(session)
         if holder is None:
-            holder = self._sessions[session] = Holder(worker)
+            holder = self._sessions[session] = self._departed.take(session, worker)
         if self._again.suspects:
             holder.suspect = next(filter(self._again.suspects.__contains__, ids), holder.suspect)
         if len(holder.leases) > TIDY_ABOVE and len(holder.leases) > len(holder.held):
@@ -128,10 +129,10 @@ class GroupCursor(Pending):
 
         Notes
         -----
-        A message whose lease ran out but that nobody was given since is still accepted: the first ack wins. After
-        `state` was restored, so is one that nobody holds and that the core before may have given out.
+        A message whose lease ran out, or whose session fell silent and is back, and that nobody was given since is
+        accepted: the first ack wins. So is, after `state` was restored, one that the core before may have given out.
         """
-        holder = self._sessions.get(session)
+        holder = self._sessions.get(session) or self._departed.find(session)
         merged = list(RangeSet(ranges))
         if holder is None:
             return self._ack_unheld(None, merged)
@@ -317,6 +318,7 @@ class GroupCursor(Pending):
         if holder is None:
             return []
         items = [(message_id, lease.entries[message_id]) for message_id, lease in holder.held.items()]
+        self._departed.add(session, holder)
         return self._lose(holder, items, now_s, WORKER_GONE._replace(when_ns=when_ns))
 
     # -- what an administrator does -----------------------------------------------------------------------------

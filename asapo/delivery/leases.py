@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from dataclasses import dataclass, field
 from math import inf
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from asapo.delivery.ranges import RangeSet
 from asapo.delivery.rows import Entry
 from asapo.delivery.terms import Terms
+
+KEPT_SESSIONS: Final = 256
+"""Sessions of one group that are remembered after they fell silent."""
 
 
 @dataclass(slots=True)
@@ -32,7 +36,8 @@ class Holder:
     soonest_s: float = inf
     """No lease runs out before this: a worker that takes messages one by one has thousands of leases."""
     lost: RangeSet = field(default_factory=RangeSet)
-    """Ids that were taken from the session because its lease ran out, and that it has not heard of yet."""
+    """Ids that were taken from the session because its lease ran out or it fell silent, and that it has not heard of
+    yet."""
 
     suspect: int = 0
     """Id of the message among those it holds that may have killed a worker; see `redelivery`."""
@@ -40,6 +45,31 @@ class Holder:
     def ends_s(self, lease: Lease) -> float:
         """Return when the lease runs out; a renewal counts for all leases of the session."""
         return max(lease.granted_s, self.renewed_s) + lease.lease_s
+
+
+class Departed:
+    """Sessions that fell silent and what was taken from them: one that comes back may have worked on it meanwhile."""
+
+    def __init__(self, most: int = KEPT_SESSIONS) -> None:
+        self._most = most
+        self._holders: OrderedDict[bytes, Holder] = OrderedDict()
+        self.find = self._holders.get
+        """Return what is left of a session, or None."""
+
+    def add(self, session: bytes, holder: Holder) -> None:
+        """Keep in mind that a session held messages; the oldest session is forgotten when there are too many."""
+        for message_id in holder.held:
+            holder.lost.add(message_id)
+        if holder.lost:
+            self._holders[session] = Holder(lost=holder.lost)
+            while len(self._holders) > self._most:
+                self._holders.popitem(last=False)
+
+    def take(self, session: bytes, worker: str = "") -> Holder:
+        """Return what is left of a session that is back, or a new one."""
+        holder = self._holders.pop(session, None) or Holder()
+        holder.worker = worker
+        return holder
 
 
 class GroupState(NamedTuple):

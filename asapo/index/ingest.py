@@ -26,7 +26,7 @@ MARK: Final = (
     "receiver_id = excluded.receiver_id"
 )
 FIND: Final = (
-    "SELECT key, segment, offset, size, checksum, format, meta FROM message "
+    "SELECT key, segment, offset, t_ingest_ns, size, checksum, format, meta FROM message "
     "WHERE stream_no = ? AND id = ? AND substream = ?"
 )
 STORED: Final = "SELECT segment, t_ingest_ns FROM message WHERE stream_no = ? AND id = ? AND substream = ?"
@@ -317,12 +317,14 @@ def _look_at(
         what = f"{unit.ref} id {row[2]!r}: the index refuses this row ({error}); see the limits of ids and metadata"
         errors.append((index, WrongInput(what, message_id=row[2])))
         return
-    key, segment, offset, *fingerprint = found[0]
+    key, segment, offset, ingest_ns, *fingerprint = found[0]
     if fingerprint != [row[7], row[8], row[9], row[10]]:
         what = f"{unit.ref} has id {row[2]} with other content; the first content stays"
         errors.append((index, DuplicateId(what, message_id=row[2], substream=row[3])))
-    elif (segment, offset) == (row[5], row[6]):
-        return  # the very same bytes: a journal replayed, or a commit repeated because its answer was lost
+    elif (segment, offset, ingest_ns) == (row[5], row[6], row[12]):
+        # The very same record: a journal replayed, or a commit repeated because its answer was lost. The place alone
+        # does not tell: payloads of no bytes take no room, and lie where the next one begins.
+        return
     elif segment <= 0:
         # Only a memory held it; this copy is newer, or even lies on disk.
         move = "UPDATE message SET segment = ?, offset = ?, t_ingest_ns = ? WHERE key = ?"

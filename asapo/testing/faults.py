@@ -26,7 +26,7 @@ T = TypeVar("T")
 VARIABLE: Final = "ASAPO_FAULTS"
 """Environment variable with the faults of a whole process: `pwrite:17:kill,append:3:ENOSPC:.idx` for file operations,
 `ingest.after-journal:5:kill` for a place of `asapo.failpoints`, or one that a test switches on by making a file, for
-example `switch:/tmp/on:ENOSPC:stream1`."""
+example `switch:/tmp/on:ENOSPC:stream1`. `clock:/tmp/step` lets the wall clock be wrong by the seconds in that file."""
 WRITES: Final = frozenset({"pwrite", "append"})
 
 
@@ -229,6 +229,25 @@ class Deaths:
             _die()
 
 
+def step_clock(path: str) -> None:
+    """Let the wall clock of this process go wrong by the seconds that a file holds, as long as it is there.
+
+    It reaches what Python code reads by `time.time` and `time.time_ns`. Nothing of ours asks for the time of day in
+    another way: ZeroMQ and waits use the monotonic clock, SQL never asks for the time, and a test looks after that.
+    """
+    right_ns = time.time_ns
+
+    def wrong_ns() -> int:
+        try:
+            with open(path) as file:
+                return right_ns() + int(float(file.read() or 0) * 1e9)
+        except FileNotFoundError:
+            return right_ns()
+
+    time.time_ns = wrong_ns
+    time.time = lambda: wrong_ns() / 1e9
+
+
 def _die() -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     while True:  # the signal needs a moment; nothing more may be done
@@ -238,6 +257,9 @@ def _die() -> NoReturn:
 def install_from_environment() -> FileOps | None:
     """Make the faults named in `ASAPO_FAULTS` those of this process; return those of files, None without any."""
     text = os.environ.get(VARIABLE, "")
+    if text.startswith("clock:"):
+        step_clock(text.removeprefix("clock:"))
+        return None
     if text.startswith("switch:"):
         files: FileOps = SwitchedFiles.parse(text)
     else:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import dataclasses
 import os
 import signal
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -130,6 +131,15 @@ class LocalServices:
         if not service.ended:
             os.kill(self.pid(name), signal.SIGKILL)
         service.stop()
+
+    @contextmanager
+    def paused(self, name: str) -> Iterator[None]:
+        """Let a service stand still while the block runs, as on a host that hangs: its connections stay."""
+        os.kill(self.pid(name), signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            os.kill(self.pid(name), signal.SIGCONT)
 
     def end(self, name: str) -> int:
         """End a service in good order and return its exit status."""

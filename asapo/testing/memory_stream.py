@@ -66,7 +66,7 @@ class MemoryStream:
         if (found.size, found.checksum, found.format, found.meta) != (row.size, row.checksum, row.format, row.meta):
             what = f"{self.ref} has id {row.id} with other content; the first content stays"
             return DuplicateId(what, message_id=row.id, substream=row.substream), False
-        if (found.segment, found.offset) == (row.segment, row.offset):
+        if (found.segment, found.offset, found.t_ingest_ns) == (row.segment, row.offset, row.t_ingest_ns):
             return None, False
         if found.segment <= 0:
             self.rows[place] = found._replace(segment=row.segment, offset=row.offset, t_ingest_ns=row.t_ingest_ns)

@@ -18,6 +18,7 @@ import zmq
 
 from asapo.errors import ConnectFailed, LinkLost
 from asapo.transport.base import Buffer, Message
+from asapo.transport.door import WATCHED, Doorkeeper
 
 HEARTBEAT_MS: Final = 2000
 CONNECT_TIMEOUT_MS: Final = 3000
@@ -38,9 +39,6 @@ LOST: Final = (
     | zmq.Event.HANDSHAKE_FAILED_NO_DETAIL
     | zmq.Event.HANDSHAKE_FAILED_PROTOCOL
     | zmq.Event.HANDSHAKE_FAILED_AUTH
-)
-REFUSED: Final = (
-    zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 )
 _numbers = itertools.count(1)
 _context_lock = threading.Lock()
@@ -129,7 +127,7 @@ class ZmqLink:
 
     def receive(self) -> Message | None:
         """Return the next message or None; see `Link.receive`."""
-        message = _receive(self._socket, with_peer=False)
+        message = _receive(self._socket)
         if message is None and self._is_lost():
             raise LinkLost(f"connection to {self.address} lost", address=self.address)
         return message
@@ -162,8 +160,7 @@ class ZmqServer:
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5 * HEARTBEAT_MS)
         socket.setsockopt(zmq.BACKLOG, 512)
         self._socket = socket
-        self._monitor = _monitor(socket, REFUSED)
-        self._refused = 0
+        self._door = Doorkeeper(_monitor(socket, WATCHED))
         self._file = ""
         try:
             socket.bind(address)
@@ -194,12 +191,11 @@ class ZmqServer:
 
     def receive(self) -> Message | None:
         """Return the next message or None."""
-        return _receive(self._socket, with_peer=True)
+        return _receive(self._socket, self._door)
 
     def refused(self) -> int:
-        """Return how many handshakes failed so far."""
-        self._refused += _drain(self._monitor)
-        return self._refused
+        """Return how many connections never became a link."""
+        return self._door.refused + self._door.ended
 
     def close(self) -> None:
         """End all links."""
@@ -207,15 +203,20 @@ class ZmqServer:
             with contextlib.suppress(OSError):
                 os.unlink(self._file)
             self._file = ""
-        _close(self._socket, self._monitor, 0.0)
+        with contextlib.suppress(zmq.ZMQError):  # closed before
+            self._socket.monitor(None, 0)
+            self._door.close()
+        self._socket.close(linger=0)
 
     def pollables(self) -> tuple[Any, ...]:
         """Return the socket."""
         return (self._socket,)
 
 
-def _receive(socket: Any, *, with_peer: bool) -> Message | None:
-    """Take one message of exactly two parts (three with the peer); of another number, give one that is garbage.
+def _receive(socket: Any, door: Doorkeeper | None = None) -> Message | None:
+    """Take one message of exactly two parts (for servers three, with the peer); of another number, give garbage.
+
+    Servers have a door, where peers are introduced that speak for the first time.
 
     Frames know whether more follows: asking the socket after each part would double the cost of small messages.
     """
@@ -224,9 +225,11 @@ def _receive(socket: Any, *, with_peer: bool) -> Message | None:
         return None
     peer = b""
     try:
-        if with_peer:
+        if door is not None:
             peer = socket.recv(_NOW)  # no message ends behind it
             part = socket.recv(copy=False)
+            if peer not in door.peers:
+                door.introduce(peer, part)
         else:
             part = socket.recv(_NOW, copy=False)
     except zmq.Again:

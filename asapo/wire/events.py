@@ -224,6 +224,8 @@ class Nack(Event):
     reason: str = ""
     """Why they failed, in a line; kept with the dead letter if this was the last attempt."""
     traceback: str = ""
+    given_by: int = 0
+    """With `unstarted`: number of the GetNext whose answer nobody looked at; 0 for whichever it was."""
 
 
 @dataclass(frozen=True, slots=True)

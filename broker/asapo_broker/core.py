@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
-from asapo.errors import AsapoError, ConfigError, RemoteProtocolError, StorageError, WrongInput, to_wire
+from asapo.errors import AsapoError, ConfigError, LinkLost, RemoteProtocolError, StorageError, WrongInput, to_wire
 from asapo.index.asked import QueryLimits
 from asapo.storage.layout import CORE_LOCK
 from asapo.transport import Message, Waiter, Wakeup, listen
@@ -355,7 +355,11 @@ class Core:
         for session in sessions:
             log.info("session of %s fell silent; what it held is given to others", session.name or "a client")
             self._end(session, now_s)
+        timeout_s = self.settings.session_timeout_s
         for peer in peers:
+            # A network that held everything may let it pass again: who hears this makes a new link.
+            silent = LinkLost(f"the broker heard nothing on this link for {timeout_s:g} s", address=self.address)
+            self._server.send(peer.identity, encode(Goodbye(to_wire(silent))))
             self._sessions.forget(peer.identity)
         for receiver_id in self._registry.expire(now_s):
             log.warning("receiver %s fell silent", receiver_id)

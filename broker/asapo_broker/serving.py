@@ -111,7 +111,9 @@ class Serving:
         if not isinstance(event, Acknowledge | Nack):
             return self._administer(state, group, waiting)
         if isinstance(event, Nack):
-            if event.unstarted:
+            if not session.gave(event.given_by):
+                lost = event.ids
+            elif event.unstarted:
                 lost = group.cursor.give_back(session.key, event.ids)
             else:
                 failure = Failure(event.reason or HANDED_BACK.reason, event.traceback, time.time_ns())

@@ -36,9 +36,16 @@ class Session:
     kept_bytes: int = 0
     work: list[dict[str, Any]] = field(default_factory=list)
     """What its stages did, as it told last."""
+    first_given: int = 0
+    """Lowest number of a request that was given messages; 0 for none yet."""
+
+    def gave(self, request: int) -> bool:
+        """Say whether a request may have been given messages; not so before this client fell silent and came back."""
+        return not request or 0 < self.first_given <= request
 
     def keep(self, request: int, reply: bytes) -> None:
         """Remember a reply that gave messages, so that the same request never takes others."""
+        self.first_given = min(self.first_given or request, request)
         replies = self.replies
         replies[request] = reply
         self.kept_bytes += len(reply)

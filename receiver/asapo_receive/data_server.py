@@ -13,6 +13,7 @@ from asapo.errors import (
     AccessError,
     AsapoError,
     DamagedFile,
+    LinkLost,
     LocalProtocolError,
     ProtocolError,
     RemoteProtocolError,
@@ -123,7 +124,9 @@ class DataServer:
         check_hello(hello, "reader")
         self._readers[peer] = hello
         while len(self._readers) > MAX_READERS:
-            self._readers.popitem(last=False)
+            oldest, _ = self._readers.popitem(last=False)
+            full = LinkLost(f"the data server serves {MAX_READERS} readers already; the one unused longest must go")
+            self._server.send(oldest, encode(Goodbye(to_wire(full))))
         self._server.send(peer, encode(Welcome(self._receiver_id)))
 
     def _fetch(self, peer: bytes, hello: Hello, event: Fetch) -> None:
@@ -167,12 +170,15 @@ class DataServer:
             )
         path = self._path(ref.beamtime, row.segment)
         buffer = bytearray(length)
+        rest = memoryview(buffer)
+        at = row.offset + begin
         try:
-            n = os.preadv(self._file(path), [buffer], row.offset + begin)
+            while rest.nbytes and (n := os.preadv(self._file(path), [rest], at)):  # one call reads up to 2 GiB only
+                rest, at = rest[n:], at + n
         except OSError as exc:
             raise StorageError(f"cannot read {path}: {exc.strerror}", path=path) from exc
-        if n != length:
-            raise DamagedFile(f"{path} ends at {row.offset + begin + n}", path=path, offset=row.offset + begin + n)
+        if rest.nbytes:
+            raise DamagedFile(f"{path} ends at {at}", path=path, offset=at)
         return buffer
 
     def _path(self, beamtime: str, segment: int) -> str:

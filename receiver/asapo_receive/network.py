@@ -9,7 +9,15 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import groupby
 from typing import Any, Final
 
-from asapo.errors import AsapoError, LocalProtocolError, ProtocolError, RemoteProtocolError, WrongInput, to_wire
+from asapo.errors import (
+    AsapoError,
+    LinkLost,
+    LocalProtocolError,
+    ProtocolError,
+    RemoteProtocolError,
+    WrongInput,
+    to_wire,
+)
 from asapo.failpoints import failpoint
 from asapo.metrics import Counters
 from asapo.models import check_name
@@ -243,10 +251,14 @@ class Network:
             return
         self._beat_due_s = now_s + HEARTBEAT_S
         beat = encode(Beat())
+        timeout_s = self._settings.session_timeout_s
         for key, peer in list(self._peers.items()):
             alive = self._servers[key[0]].send(key[1], beat)
-            if not alive or now_s - peer.heard_s > self._settings.session_timeout_s:
+            if not alive or now_s - peer.heard_s > timeout_s:
                 log.info("producer link %s is gone", peer.hello.name or peer.identity.hex())
+                if alive:  # the network may only have held everything: who hears this makes a new link
+                    silent = LinkLost(f"the receiver heard nothing on this link for {timeout_s:g} s")
+                    self._servers[key[0]].send(key[1], encode(Goodbye(to_wire(silent))))
                 self._forget(key)
             elif peer.heard_s > peer.kept_alive_s:
                 # Whatever it said, its session lives, also on streams that it sends nothing to now.

@@ -79,7 +79,7 @@ class Receiver:
             on_opening=self._lifebook.note,
             on_closed=lambda segment: self._writer.closed(segment),
         )
-        self._writer = Writer(store, self._indexer.submit, counters)
+        self._writer = Writer(store, self._indexer.submit, counters, beamtime_bytes_per_s=settings.beamtime_bytes_per_s)
         self._writer.submit(todo)
         self._network = Network(
             settings, self._epoch.number, self._servers, self._writer.submit, self._indexer.beat, counters

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import time
 from collections.abc import Callable, Sequence
@@ -19,6 +20,7 @@ from asapo.storage.slots import PutRecord, SegmentHandle, Slot
 from asapo.storage.store import StreamStore
 from asapo.wire.events import FinishStream, SetMeta
 from asapo.wire.put import unpack_column
+from asapo_receive.turns import Item, Turns
 from asapo_receive.units import Closing, Note, Request, Unit, meta_error, verify
 
 log = logging.getLogger(__name__)
@@ -31,8 +33,6 @@ TOGETHER_BYTES: Final = 1024 * 1024
 TOGETHER_UNITS: Final = 256
 """Units that wait are stored together up to these bounds: large ones go alone, so that the next stage can begin."""
 
-
-Item = Unit | Request | Note | Closing
 Stored = list[Unit] | Request | SegmentHandle | Closing | None
 
 
@@ -48,11 +48,14 @@ class Writer:
         store: StreamStore,
         stored: Callable[[Stored], None],
         counters: Counters,
+        *,
+        beamtime_bytes_per_s: int = 0,
     ) -> None:
         self._store = store
         self._stored = stored
         self._counters = counters
         self._inbox: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
+        self._turns = Turns(beamtime_bytes_per_s)
         self._idle_check_due_s = 0.0
         self._ending = False
         self._closed: list[SegmentHandle] = []
@@ -61,7 +64,7 @@ class Writer:
 
     def is_behind(self) -> bool:
         """Say whether more waits to be stored. Any thread."""
-        return not self._inbox.empty()
+        return bool(self._turns) or not self._inbox.empty()
 
     def closed(self, segment: SegmentHandle) -> None:
         """Take note that the store closed a segment; it is told behind the units that lie in it. Writer thread."""
@@ -69,7 +72,7 @@ class Writer:
 
     def run(self) -> None:
         """Serve until None comes; then close all files."""
-        while not self._ending:
+        while not self._ending or self._turns:
             self._serve(self._next())
         self._store.close()
         self._tell_closed()
@@ -82,25 +85,25 @@ class Writer:
             self._stored(segment)
 
     def _next(self) -> list[Item]:
-        """Return what is there, up to a bound; close segments that nobody writes to, also while others are busy."""
+        """Return what is to be stored next, up to a bound; close segments that nobody writes to, also while busy."""
         now_s = time.monotonic()
         if now_s >= self._idle_check_due_s:
             self._store.close_idle(IDLE_S)
             self._idle_check_due_s = now_s + IDLE_CHECK_S
-        found: list[Item] = []
-        nbytes = 0
+        self._listen(now_s)
+        return self._turns.take(TOGETHER_BYTES, TOGETHER_UNITS, math.inf if self._ending else time.monotonic())
+
+    def _listen(self, now_s: float) -> None:
+        """Queue all that came in; wait for something when nothing can be stored now."""
+        wait_s = min(IDLE_CHECK_S, self._turns.next_s(now_s))
         try:
-            items = self._inbox.get(timeout=IDLE_CHECK_S)
+            items = self._inbox.get(wait_s > 0, wait_s) if not self._ending else None
+            while items is not None:
+                self._turns.add(items)
+                items = self._inbox.get_nowait()
+            self._ending = True
         except queue.Empty:
-            return found
-        while items is not None:
-            found += items
-            nbytes += sum([item.nbytes for item in items if type(item) is Unit])
-            if nbytes >= TOGETHER_BYTES or len(found) >= TOGETHER_UNITS or self._inbox.empty():
-                return found
-            items = self._inbox.get()  # at once: nobody else takes from it
-        self._ending = True
-        return found
+            return
 
     def _serve(self, items: list[Item]) -> None:
         for kind, group in groupby(items, type):

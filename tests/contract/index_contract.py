@@ -241,6 +241,12 @@ class IndexContract:
         assert outcomes[1].superseded == (0,)
         assert isinstance(outcomes[2].errors[0][1], DuplicateId)
 
+    def test_a_message_of_no_bytes_that_comes_again_at_its_place_is_spare(self, index: MetadataIndex) -> None:
+        empty = unit([1], sizes=[0])
+        assert index.commit([empty])[0].superseded == ()
+        assert index.commit([empty])[0].superseded == ()  # the very same record
+        assert index.commit([unit([1], sizes=[0], t_ingest_ns=78)])[0].superseded == (0,)
+
     def test_bytes_on_disk_replace_a_place_in_a_cache(self, index: MetadataIndex) -> None:
         index.commit([unit([1], segment=0)])
         (outcome,) = index.commit([unit([1], segment=4, offsets=[640])])

@@ -88,14 +88,14 @@ def test_connections_that_break_the_transport_are_closed_and_counted(target: Tar
 @pytest.mark.parametrize("port", PORTS)
 def test_lengths_that_lie_are_refused_before_memory_is_taken(target: Target, port: str) -> None:
     service = "broker" if port == "core" else "r1"
-    before = _resident_bytes(target.services.pid(service))
+    before = resident_bytes(target.services.pid(service))
     for frame in LYING.values():
         _exchange(target.address[port], GREETING, READY, frame)
-    grown = _resident_bytes(target.services.pid(service)) - before
+    grown = resident_bytes(target.services.pid(service)) - before
     assert grown < 64 * MIB, f"{service} grew by {grown} bytes"
 
 
-def _resident_bytes(pid: int) -> int:
+def resident_bytes(pid: int) -> int:
     with open(f"/proc/{pid}/statm") as file:
         return int(file.read().split()[1]) * 4096
 

@@ -111,6 +111,9 @@ def test_a_disk_that_is_really_full_is_survived(tmp_path: Path) -> None:
         reader.start()
         with under_load(producer, ledger, sparse_ids(), rate_hz=200) as load:
             wait_until(lambda: _number(services, "asapo_receiver_storage_errors_total"), "the disk is full")
+            with producer_of(services, retry_s=0.0, source="hasty") as hasty:
+                refused = hasty.send(bytes(8 * MIB), id=1).exception(PATIENCE_S)
+                assert isinstance(refused, DiskFull), refused
             with producer_of(services, level="memory", source="live") as live:
                 live.send(b"needs no disk", id=1).result(PATIENCE_S)
             with consumer_of(services) as consumer:

@@ -179,7 +179,8 @@ def unlooked(call: Call) -> dict[str, Any] | None:
     if not isinstance(asked, GetNext) or not isinstance(rows, Rows) or not rows.rows:
         return None
     ids = list(dict.fromkeys(row[0] for row in rows.rows))
-    return {"source": asked.source, "stream": asked.stream, "group": asked.group, "ids": ids, "unstarted": True}
+    given = {"ids": ids, "unstarted": True, "given_by": asked.request}
+    return {"source": asked.source, "stream": asked.stream, "group": asked.group, **given}
 
 
 def log_failure(call: Call) -> None:

@@ -15,6 +15,7 @@ from asapo.testing.checker.content import Content
 from asapo.testing.checker.evidence import Way
 from asapo.testing.checker.readers import Reader, ReadSettings
 from asapo.testing.checker.sender import Sender, SendSettings
+from asapo.testing.faults import install_from_environment
 
 
 def say(text: str) -> None:
@@ -24,7 +25,8 @@ def say(text: str) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Run one program; 0 when it came to its end."""
+    """Run one program, under the faults of the environment; 0 when it came to its end."""
+    install_from_environment()
     try:
         what, text = argv
         settings: dict[str, Any] = json.loads(text)

@@ -296,6 +296,21 @@ def test_nack_gives_a_message_out_again_after_its_delay(world: World) -> None:
     assert world.ids() == [2]
 
 
+def test_what_was_handed_back_unlooked_at_stays_when_the_session_holds_it_by_a_later_request(world: World) -> None:
+    before = world.session()
+    world.reading(before, 1)
+    old = world.ask(before, n=1)
+    assert world.ids() == [1]
+    world.delivery.end(before, 1.0)  # silent for too long; then the same client is back
+    again = world.session()
+    new = world.ask(again, 2.0, n=1)
+    assert world.ids() == [1]
+    for given_by, lost in ((old, [1]), (new, [])):
+        nack = Nack(500 + given_by, "det", "s", "g", [1], unstarted=True, given_by=given_by)
+        world.delivery.request(again, nack, 2.0)
+        assert [answer.result for answer in world.answers()] == [{"lost": lost}]
+
+
 def test_acknowledged_messages_are_stored_as_done(world: World) -> None:
     one = world.session()
     world.reading(one, 1, 2, 3)

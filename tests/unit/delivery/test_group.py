@@ -4,7 +4,7 @@ import pytest
 
 from asapo.delivery.answers import NeedRows, answer_by_id, answer_last, unknown_stream
 from asapo.delivery.group import Again, Answer, Granted, Group, NeedBacklog, NeedUnseen
-from asapo.delivery.leases import GroupState
+from asapo.delivery.leases import KEPT_SESSIONS, GroupState
 from asapo.delivery.letters import DeadLetter
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
@@ -330,6 +330,38 @@ def test_a_lost_session_gives_back_in_every_group() -> None:
     assert delivery.drop_session(A) == {"g": [1, 2], "h": [1, 2]}
     assert delivery.drop_session(A) == {}
     assert delivery.expire(1e9) == {}
+
+
+def test_a_session_that_fell_silent_and_is_back_is_done_with_what_nobody_else_was_given() -> None:
+    group = stream(1, 2, 3).open_group("g")
+    group.next_rows(A, 2, 0.0)
+    group.cursor.drop_session(A)
+    assert group.cursor.ack(A, [(1, 2)]) == []
+    assert ids_of(group.next_rows(B, 9, 0.0)) == [3]
+
+
+def test_a_session_that_is_back_hears_what_others_were_given_meanwhile() -> None:
+    group = stream(1, 2, 3).open_group("g")
+    group.next_rows(A, 2, 0.0)
+    group.cursor.drop_session(A)
+    assert ids_of(group.next_rows(B, 1, 0.0)) == [1]
+    assert group.cursor.ack(A, [(1, 2)]) == [1]
+    assert ids_of(group.next_rows(A, 9, 0.0)) == [3]
+    assert group.cursor.ack(B, [(1, 1)]) == []
+    assert group.cursor.ack(A, [(3, 3)]) == []
+    assert group.cursor.floor == 3
+
+
+def test_sessions_that_never_come_back_are_forgotten_at_last() -> None:
+    group = stream(1).open_group("g")
+    for number in range(KEPT_SESSIONS + 1):
+        session = number.to_bytes(16, "big")
+        assert ids_of(group.next_rows(session, 1, 0.0)) == [1]
+        group.cursor.drop_session(session)
+    assert group.cursor.ack((1).to_bytes(16, "big"), [(1, 1)]) == []
+    assert isinstance(group.next_rows(B, 1, 0.0), NothingYet | StreamFinished)
+    departed = group.cursor._departed  # noqa: SLF001 - what it keeps shows nowhere else
+    assert departed.find((0).to_bytes(16, "big")) is None
 
 
 def test_by_id_answers_the_message_or_why_not() -> None:

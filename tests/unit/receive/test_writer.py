@@ -42,7 +42,7 @@ def test_idle_segments_are_closed_also_while_there_is_work(monkeypatch: pytest.M
     stage.submit(None)
     stage.run()
     idle, notes = "close_idle 30", ["REFUSED y.seg"] * writer.TOGETHER_UNITS
-    assert store.asked == [idle, *notes, idle, *notes, idle, "close"]
+    assert store.asked == [idle, *notes, idle, *notes, "close"]
 
 
 def test_a_segment_is_told_closed_behind_the_units_that_lie_in_it(tmp_path: Path) -> None:

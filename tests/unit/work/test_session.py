@@ -79,7 +79,7 @@ def test_messages_for_a_call_that_was_given_up_go_back_uncounted() -> None:
     session.abandon(call)
     session.outgoing.clear()
     session.receive(encode(Rows(1, [row(4), row(9)], {}, {})))
-    assert sent(session) == [Nack(2, "det", "default", "g", [4, 9], 0.0, unstarted=True)]
+    assert sent(session) == [Nack(2, "det", "default", "g", [4, 9], 0.0, unstarted=True, given_by=1)]
 
 
 def test_a_call_given_up_after_its_answer_came_gives_back_too() -> None:

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -17,7 +18,6 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 import zmq
-from zmq.utils.monitor import parse_monitor_message
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ LOOK_S: Final = 0.01
 REFUSED: Final = (
     zmq.Event.HANDSHAKE_FAILED_NO_DETAIL | zmq.Event.HANDSHAKE_FAILED_PROTOCOL | zmq.Event.HANDSHAKE_FAILED_AUTH
 )
+EVENT: Final = struct.Struct("=Hi")
+"""Kind and value of an event, as zmq_socket_monitor(3) gives them; what pyzmq has for that imports asyncio."""
 MOST_PEERS: Final = 10_000
 WATCHED: Final = int(REFUSED | zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | zmq.Event.MONITOR_STOPPED)
 
@@ -103,10 +105,10 @@ class Doorkeeper:
     def _run(self) -> None:
         while True:
             if self._monitor.poll(LOOK_S * 1000 if self._strangers else None):
-                event = parse_monitor_message(self._monitor.recv_multipart())
-                if event["event"] == zmq.Event.MONITOR_STOPPED:
+                event, value = EVENT.unpack(self._monitor.recv_multipart()[0])
+                if event == zmq.Event.MONITOR_STOPPED:
                     return
-                self._note(int(event["event"]), int(event["value"]))
+                self._note(event, value)
             if self._strangers:
                 self._look(time.monotonic())
 

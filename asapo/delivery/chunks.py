@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from asapo.delivery.cursor import NO_LETTERS, GroupCursor
+from asapo.delivery.cursor import GroupCursor
 from asapo.delivery.leases import GroupState
-from asapo.delivery.letters import HANDED_BACK, Failure
+from asapo.delivery.letters import HANDED_BACK, NO_LETTERS, Failure
 from asapo.delivery.ranges import RangeSet
 from asapo.delivery.rows import Chunk, Entry, entry_ids
 

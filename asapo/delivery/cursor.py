@@ -9,13 +9,12 @@ from math import inf
 from typing import Final
 
 from asapo.delivery.leases import Departed, GroupState, Holder, Lease
-from asapo.delivery.letters import HANDED_BACK, LEASE_ENDED, WORKER_GONE, DeadLetters, Failure
+from asapo.delivery.letters import HANDED_BACK, LEASE_ENDED, NO_LETTERS, WORKER_GONE, DeadLetters, Failure
 from asapo.delivery.pending import Pending
 from asapo.delivery.ranges import RangeSet, complement
 from asapo.delivery.redelivery import Redelivery
 from asapo.delivery.rows import Entry, entry_seq
 
-NO_LETTERS: Final[Mapping[int, int]] = {}
 TIDY_ABOVE: Final = 64
 """Emptied leases are swept when a session has more leases than this and than messages."""
 
@@ -386,15 +385,7 @@ class GroupCursor(Pending):
         return floor, tuple((lo, hi) for lo, hi in done if lo > floor)
 
     def snapshot(self, *, where: str, seen_seq: int) -> GroupState:
-        """Return the durable state and clear `dirty`.
-
-        Parameters
-        ----------
-        where : str
-            The group's filter, stored with it.
-        seen_seq : int
-            Arrival number of the newest row that this cursor took part in.
-        """
+        """Return the durable state and clear `dirty`; `seen_seq`: of the newest row that this cursor took part in."""
         floor, done = self._durable()
         self.dirty = False
         return GroupState(

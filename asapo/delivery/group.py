@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from operator import itemgetter, lt
 from typing import Final
@@ -11,17 +11,14 @@ from typing import Final
 from asapo.delivery.answers import answer_next
 from asapo.delivery.backlog import BACKLOG_LOW, Backlog
 from asapo.delivery.chunks import ChunkCursor
-from asapo.delivery.cursor import NO_LETTERS, GroupCursor
+from asapo.delivery.cursor import GroupCursor
 from asapo.delivery.datasets import DatasetRule, Incomplete
 from asapo.delivery.leases import GroupState
-from asapo.delivery.needs import AGAIN
-from asapo.delivery.needs import Again as Again
-from asapo.delivery.needs import Answer as Answer
-from asapo.delivery.needs import Granted as Granted
-from asapo.delivery.needs import NeedBacklog as NeedBacklog
-from asapo.delivery.needs import NeedUnseen as NeedUnseen
+from asapo.delivery.letters import NO_LETTERS
+from asapo.delivery.needs import AGAIN, Again, Answer, Granted, NeedBacklog, NeedUnseen
 from asapo.delivery.rows import (
     Entry,
+    Matches,
     RowTuple,
     assemble,
     entry_id,
@@ -36,9 +33,6 @@ from asapo.delivery.rows import (
 from asapo.delivery.terms import Terms
 from asapo.delivery.window import Added, Slice, StreamWindow
 from asapo.errors import WrongInput
-
-Matches = Callable[[RowTuple], bool]
-"""A filter on one index row."""
 
 SCAN_ENTRIES: Final = 4096
 """Entries a filter looks at in one call, so that one group never holds up the others."""
@@ -59,12 +53,10 @@ class Group:
         The filter's evaluation on one row; a dataset matches when one of its parts does.
     lease_s : float
         Default lease in seconds.
-    max_attempts : int
+    max_attempts, dead
         See `GroupCursor`.
     state : GroupState, optional
         Stored state to go on from.
-    dead : mapping of int to int
-        See `GroupCursor`.
 
     Raises
     ------
@@ -395,8 +387,7 @@ class Group:
 
     def next_event_s(self) -> float:
         """Return when to look again although nothing comes: at the end of a lease, a delay, or a dataset's time."""
-        due_s = inf if self.incomplete is None else self.incomplete.due_s
-        return min(self.cursor.next_event_s(), due_s)
+        return min(self.cursor.next_event_s(), inf if self.incomplete is None else self.incomplete.due_s)
 
     def snapshot(self) -> GroupState:
         """Return the state to store; clears `cursor.dirty`."""
@@ -405,7 +396,5 @@ class Group:
         state = self.cursor.snapshot(where=terms.where, seen_seq=seen)._replace(
             min_parts=terms.min_parts, dataset_timeout_s=terms.dataset_timeout_s, aligned=terms.aligned
         )
-        if self.incomplete is None:
-            return state
-        given = tuple(self.incomplete.given)
-        return state._replace(given_incomplete=given, late_parts=self.incomplete.late_parts)
+        kept = self.incomplete
+        return state if kept is None else state._replace(given_incomplete=tuple(kept.given), late_parts=kept.late_parts)

@@ -22,6 +22,7 @@ class Failure(NamedTuple):
     """Since the Unix epoch."""
 
 
+NO_LETTERS: Final[Mapping[int, int]] = {}
 HANDED_BACK: Final = Failure("handed back by its worker")
 LEASE_ENDED: Final = Failure("its worker did not acknowledge it before the lease ran out")
 WORKER_GONE: Final = Failure("its worker died or was cut off")

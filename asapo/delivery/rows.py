@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import itemgetter
 from typing import Any, Final
 
@@ -10,6 +10,8 @@ from asapo.models import Row
 
 RowTuple = tuple[Any, ...]
 """A plain tuple with the columns of `models.Row`; what the index selects is passed on as it is."""
+Matches = Callable[[RowTuple], bool]
+"""A filter on one row."""
 
 row_id: Final[itemgetter[Any]] = itemgetter(Row._fields.index("id"))
 row_seq: Final[itemgetter[Any]] = itemgetter(Row._fields.index("seq"))

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from math import inf
 
-from asapo.delivery.cursor import NO_LETTERS
-from asapo.delivery.group import Group, Matches
+from asapo.delivery.group import Group
 from asapo.delivery.leases import GroupState
-from asapo.delivery.rows import RowTuple, row_seq
+from asapo.delivery.letters import NO_LETTERS
+from asapo.delivery.rows import Matches, RowTuple, row_seq
 from asapo.delivery.terms import Terms
 from asapo.delivery.window import Added, StreamWindow
 from asapo.errors import GroupMismatch

@@ -8,7 +8,7 @@ from operator import itemgetter
 from typing import Any, Final
 
 from asapo.delivery.admin import NeedEntries
-from asapo.delivery.group import NeedBacklog, NeedUnseen
+from asapo.delivery.needs import NeedBacklog, NeedUnseen
 from asapo.delivery.rows import Entry, RowTuple, entry_rows
 from asapo.errors import AsapoError
 from asapo.index.interface import StreamHead

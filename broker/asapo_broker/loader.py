@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asapo.delivery.admin import NeedEntries
-from asapo.delivery.group import NeedBacklog
+from asapo.delivery.needs import NeedBacklog
 from asapo.delivery.rows import row_id, row_seq
 from asapo.errors import AsapoError
 from asapo.index.answers import rows_by_id, rows_by_seq, whole

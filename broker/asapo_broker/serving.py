@@ -8,8 +8,9 @@ from typing import Any, Final
 
 from asapo.delivery.admin import NeedEntries
 from asapo.delivery.answers import unknown_stream
-from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
+from asapo.delivery.group import Group
 from asapo.delivery.letters import HANDED_BACK, Failure
+from asapo.delivery.needs import Again, Granted, NeedBacklog, NeedUnseen
 from asapo.delivery.stream import other_bound
 from asapo.delivery.terms import terms_of
 from asapo.errors import (

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from asapo.delivery.admin import NeedEntries
-from asapo.delivery.group import NeedBacklog
 from asapo.delivery.leases import GroupState
+from asapo.delivery.needs import NeedBacklog
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.delivery.terms import Terms, terms_of

@@ -190,7 +190,8 @@ def previous_buffer() -> None:
 
 def out_of_order() -> None:
     """Give the first two messages of an answer in the wrong order."""
-    from asapo.delivery.group import Granted, Group
+    from asapo.delivery.group import Group
+    from asapo.delivery.needs import Granted
 
     next_rows = Group.next_rows
 

@@ -11,8 +11,9 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from asapo.delivery.group import Again, Granted, Group, NeedBacklog, NeedUnseen
+from asapo.delivery.group import Group
 from asapo.delivery.leases import GroupState
+from asapo.delivery.needs import Again, Granted, NeedBacklog, NeedUnseen
 from asapo.delivery.ranges import RangeSet
 from asapo.delivery.rows import RowTuple, row_id, row_seq
 from asapo.delivery.stream import StreamDelivery

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from asapo.delivery.group import NeedBacklog
 from asapo.delivery.leases import GroupState
+from asapo.delivery.needs import NeedBacklog
 from asapo.delivery.rows import ROW_BYTES
 from asapo.errors import IndexUnavailable, QueueFull, WrongInput
 from asapo.index import StreamHead

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from asapo.delivery.admin import NeedEntries, drop, facts, place_of, revive
-from asapo.delivery.group import Answer, Granted, Group, NeedBacklog
+from asapo.delivery.group import Group
 from asapo.delivery.letters import (
     REASON_CHARS,
     TRACEBACK_CHARS,
@@ -16,6 +16,7 @@ from asapo.delivery.letters import (
     Failure,
     merge,
 )
+from asapo.delivery.needs import Answer, Granted, NeedBacklog
 from asapo.delivery.redelivery import PATIENCE_S
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery

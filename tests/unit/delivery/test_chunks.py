@@ -3,7 +3,8 @@
 import pytest
 
 from asapo.delivery.admin import revive
-from asapo.delivery.group import Again, Granted, Group
+from asapo.delivery.group import Group
+from asapo.delivery.needs import Again, Granted
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import GroupMismatch, NothingYet, StreamFinished, WrongInput

@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from asapo.delivery.datasets import MAX_GIVEN_RANGES, Aside, DatasetRule, Incomplete
-from asapo.delivery.group import Granted, Group, NeedBacklog
+from asapo.delivery.group import Group
 from asapo.delivery.leases import GroupState
+from asapo.delivery.needs import Granted, NeedBacklog
 from asapo.delivery.rows import Parts, RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import GroupMismatch, NothingYet, StreamFinished, WrongInput

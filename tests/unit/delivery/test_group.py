@@ -3,9 +3,10 @@ from __future__ import annotations
 import pytest
 
 from asapo.delivery.answers import NeedRows, answer_by_id, answer_last, unknown_stream
-from asapo.delivery.group import Again, Answer, Granted, Group, NeedBacklog, NeedUnseen
+from asapo.delivery.group import Group
 from asapo.delivery.leases import KEPT_SESSIONS, GroupState
 from asapo.delivery.letters import DeadLetter
+from asapo.delivery.needs import Again, Answer, Granted, NeedBacklog, NeedUnseen
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import StreamDelivery
 from asapo.errors import Gap, GroupMismatch, NothingYet, PartialDataset, StreamFinished, WrongInput

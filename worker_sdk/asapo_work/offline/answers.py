@@ -8,8 +8,9 @@ from math import inf
 from typing import Any, Final
 
 from asapo.delivery.answers import unknown_stream
-from asapo.delivery.group import Granted, Group, NeedBacklog
+from asapo.delivery.group import Group
 from asapo.delivery.letters import HANDED_BACK, Failure
+from asapo.delivery.needs import Granted, NeedBacklog
 from asapo.delivery.rows import RowTuple
 from asapo.delivery.stream import other_bound
 from asapo.delivery.terms import terms_of

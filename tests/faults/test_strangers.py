@@ -9,12 +9,14 @@ import pytest
 from asapo.testing.launch import LocalServices
 from asapo.transport.door import GREETING_BYTES
 from asapo.wire.limits import MIB
-from tests.e2e.ledger import wait_until
-from tests.faults.target import COUNTERS, PORTS, Target, attacked_services, raw_socket
+from tests.e2e.ledger import PATIENCE_S, wait_until
+from tests.faults.target import COUNTERS, PORTS, Target, attacked_services, raw_socket, read_to_end
 from tests.faults.test_raw_connections import GREETING, READY, resident_bytes
 
 pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.timeout(180)]
 
+FULL_S = 3.0
+"""A peer that takes nothing for so long may have closed."""
 BUDGET_BYTES = 64 * MIB
 """What the services of this test may hold: their credit, caches and window are set to fit in here."""
 PART = struct.pack(">BQ", 3, MIB) + bytes(MIB)
@@ -38,9 +40,13 @@ def _pid(services: LocalServices, port: str) -> int:
 
 
 def _send_without_end(address: str, most_bytes: int) -> int:
-    """Send parts of one message until the other side ends it; return how many bytes that took."""
+    """Send parts of one message until the other side ends it; return how many bytes that took.
+
+    Closed with a full window, the other end of TCP may answer nothing but "still full": its last word is read then.
+    """
     sent = 0
     with raw_socket(address) as plain:
+        plain.settimeout(FULL_S)
         try:
             plain.sendall(GREETING + READY)
             while sent < most_bytes:
@@ -48,6 +54,9 @@ def _send_without_end(address: str, most_bytes: int) -> int:
                 sent += len(PART)
         except ConnectionError:
             return sent
+        except TimeoutError:
+            plain.settimeout(PATIENCE_S)
+            read_to_end(plain)
     return sent
 
 

@@ -23,7 +23,7 @@ from asapo.transport import connect, resolve
 from asapo.wire.events import SESSION_BYTES, GetLast, GetNext, Hello
 from asapo_work.message import ranges_of
 from asapo_work.payload import MessagePayloads
-from asapo_work.plans import Place, reading_of
+from asapo_work.plans import Place, Reading
 from asapo_work.session import Call, ClientSession
 from benchmarks.product import BEAMTIME, SOURCE
 from benchmarks.roles import answer, rounds
@@ -43,7 +43,7 @@ class Client:
         hello = Hello("consumer", os.urandom(SESSION_BYTES), BEAMTIME, SOURCE, who_am_i(), boot_id(), "")
         payloads = MessagePayloads(hello, access="auto", verify=False, timeout_s=PATIENCE_S, locate=lambda *_: None)
         self._place = Place(BEAMTIME, SOURCE, facts["stream"], payloads)
-        reading = reading_of(group=group, ordered=True, where="", lease_s=60.0, max_attempts=0)
+        reading = Reading(group=group)
         self._fields = {**self._place.fields, **reading.fields, "n": facts["batch"], "wait_s": PATIENCE_S}
         self._session = ClientSession(hello)
         self.link = connect(address)

@@ -161,10 +161,19 @@ def raw_socket(address: str) -> socket.socket:
     if scheme == "ipc":
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         plain.settimeout(PATIENCE_S)
-        plain.connect(rest)
+        wait_until(lambda: _is_connected(plain, rest), f"{address} has room for one more connection")
         return plain
     host, _, port = rest.rpartition(":")
     return socket.create_connection((host, int(port)), timeout=PATIENCE_S)
+
+
+def _is_connected(plain: socket.socket, path: str) -> bool:
+    """Connect to a Unix socket; False when too many others wait for that, which it says at once."""
+    try:
+        plain.connect(path)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def read_to_end(plain: socket.socket) -> bytes:

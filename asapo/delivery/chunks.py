@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from asapo.delivery.cursor import GroupCursor
 from asapo.delivery.leases import GroupState
 from asapo.delivery.letters import HANDED_BACK, NO_LETTERS, Failure
 from asapo.delivery.ranges import RangeSet
 from asapo.delivery.rows import Chunk, Entry, entry_ids
+from asapo.delivery.terms import Terms
 
 
 class ChunkCursor(GroupCursor):
@@ -138,3 +140,11 @@ class ChunkCursor(GroupCursor):
     def n_waiting(self) -> int:
         """How many messages wait to be given again, were all chunks full, and how many came late."""
         return len(self._again.waiting) * self.size + len(self._again.late)
+
+
+def cursor_of(
+    terms: Terms, *, max_attempts: int, state: GroupState | None, given_below: int, dead: Mapping[int, int]
+) -> GroupCursor:
+    """Return the cursor of a group that reads on these terms; see `GroupCursor`."""
+    kept: dict[str, Any] = {"max_attempts": max_attempts, "state": state, "given_below": given_below, "dead": dead}
+    return ChunkCursor(terms.aligned, **kept) if terms.aligned else GroupCursor(ordered=terms.ordered, **kept)

@@ -10,8 +10,7 @@ from typing import Final
 
 from asapo.delivery.answers import answer_next
 from asapo.delivery.backlog import BACKLOG_LOW, Backlog
-from asapo.delivery.chunks import ChunkCursor
-from asapo.delivery.cursor import GroupCursor
+from asapo.delivery.chunks import ChunkCursor, cursor_of
 from asapo.delivery.datasets import DatasetRule, Incomplete
 from asapo.delivery.leases import GroupState
 from asapo.delivery.letters import NO_LETTERS
@@ -85,13 +84,8 @@ class Group:
         self.terms = Terms(ordered, where, min_parts, dataset_timeout_s, aligned).check()
         self.matches = matches
         self.lease_s = lease_s
-        given_below = window.id_max + 1
-        self.cursor = (
-            ChunkCursor(aligned, max_attempts=max_attempts, state=state, given_below=given_below, dead=dead)
-            if aligned
-            else GroupCursor(
-                ordered=ordered, max_attempts=max_attempts, state=state, given_below=given_below, dead=dead
-            )
+        self.cursor = cursor_of(
+            self.terms, max_attempts=max_attempts, state=state, given_below=window.id_max + 1, dead=dead
         )
         rule = DatasetRule(min_parts, dataset_timeout_s)
         kept = () if state is None else (state.given_incomplete, state.late_parts)

@@ -86,18 +86,9 @@ class StreamDelivery:
             )
         if group is None:
             group = self.groups[name] = Group(
-                self.window,
-                ordered=ordered,
-                where=where,
-                matches=matches,
-                lease_s=lease_s,
-                max_attempts=max_attempts,
-                state=state,
-                dead=dead,
-                min_parts=min_parts,
-                dataset_timeout_s=dataset_timeout_s,
-                aligned=aligned,
-            )
+                self.window, ordered=ordered, where=where, matches=matches, lease_s=lease_s, max_attempts=max_attempts,
+                state=state, dead=dead, min_parts=min_parts, dataset_timeout_s=dataset_timeout_s, aligned=aligned,
+            )  # fmt: skip
         return group
 
     def expire(self, now_s: float, when_ns: int = 0) -> dict[str, list[int]]:

@@ -1,7 +1,6 @@
 """Peers that speak ZMTP but not our protocol: each gets a clear answer, is counted, and harms nobody else."""
 
 import itertools
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -20,31 +19,23 @@ from tests.faults.target import (
     PORTS,
     Reply,
     Target,
-    attacked_services,
     greeted,
     header,
     replies,
     reply_to_parts,
 )
 
-pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.needs_server,
+    pytest.mark.needs_linux,
+    pytest.mark.timeout(180),
+    pytest.mark.usefixtures("others_are_served"),
+]
 
 HELLO, BEAT, FINISH, SET_META, OPEN = 1, 3, 18, 19, 17
 GET_NEXT, GET_BY_ID, QUERY, ACKNOWLEDGE, NACK = 32, 34, 35, 36, 37
 REGISTER, ANNOUNCE, FETCH = 48, 49, 64
 NO_NAMES = ["", "a\0b", "x" * 256, "ä" * 128]
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with attacked_services(tmp_path_factory.mktemp("attacked")) as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def _others_are_served(target: Target) -> Iterator[None]:
-    yield
-    target.check_others_are_served()
 
 
 def _put(**changes: Any) -> bytes:

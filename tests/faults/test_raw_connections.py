@@ -5,15 +5,19 @@ import socket
 import struct
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
 
 import pytest
 
 from asapo.wire.limits import MAX_HEADER_BYTES, MIB
 from tests.e2e.ledger import PATIENCE_S
-from tests.faults.target import COUNTERS, PORTS, Target, attacked_services, raw_socket, read_to_end
+from tests.faults.target import COUNTERS, PORTS, Target, raw_socket, read_to_end
 
-pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.needs_server,
+    pytest.mark.needs_linux,
+    pytest.mark.timeout(180),
+    pytest.mark.usefixtures("others_are_served"),
+]
 
 SIGNATURE = b"\xff" + bytes(8) + b"\x7f"
 GREETING = SIGNATURE + b"\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -53,18 +57,6 @@ UNFINISHED = [
     b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + NOISE[:500],
 ]
 """First bytes after which a server may rightly wait for more."""
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with attacked_services(tmp_path_factory.mktemp("attacked")) as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def _others_are_served(target: Target) -> Iterator[None]:
-    yield
-    target.check_others_are_served()
 
 
 def _exchange(address: str, *pieces: bytes) -> bytes:

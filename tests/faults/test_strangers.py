@@ -1,7 +1,6 @@
 """Connections that never say anything whole cost next to nothing, and nobody else notices them (R17)."""
 
 import struct
-from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
@@ -10,10 +9,15 @@ from asapo.testing.launch import LocalServices
 from asapo.transport.door import GREETING_BYTES
 from asapo.wire.limits import MIB
 from tests.e2e.ledger import PATIENCE_S, wait_until
-from tests.faults.target import COUNTERS, PORTS, Target, attacked_services, raw_socket, read_to_end
+from tests.faults.target import COUNTERS, PORTS, Target, raw_socket, read_to_end
 from tests.faults.test_raw_connections import GREETING, READY, resident_bytes
 
-pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.timeout(180)]
+pytestmark = [
+    pytest.mark.needs_server,
+    pytest.mark.needs_linux,
+    pytest.mark.timeout(180),
+    pytest.mark.usefixtures("others_are_served"),
+]
 
 FULL_S = 3.0
 """A peer that takes nothing for so long may have closed."""
@@ -21,18 +25,6 @@ BUDGET_BYTES = 64 * MIB
 """What the services of this test may hold: their credit, caches and window are set to fit in here."""
 PART = struct.pack(">BQ", 3, MIB) + bytes(MIB)
 """A part of 1 MiB with more to follow."""
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    with attacked_services(tmp_path_factory.mktemp("attacked")) as found:
-        yield found
-
-
-@pytest.fixture(autouse=True)
-def _others_are_served(target: Target) -> Iterator[None]:
-    yield
-    target.check_others_are_served()
 
 
 def _pid(services: LocalServices, port: str) -> int:

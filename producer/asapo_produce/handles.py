@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from asapo.errors import AsapoError, DeadlineExceeded
+
+LOOK_S: Final = 0.0002
+"""How often a buffer that the transport still holds is looked at: ZeroMQ does not tell when it lets go."""
 
 
 class _Handle:
@@ -32,6 +37,21 @@ class _Handle:
     def released(self) -> bool:
         """Whether the buffer may be changed: the outcome is known and the transport has let go of it."""
         return self._done and all(tracker.done for tracker in self._trackers)
+
+    def wait_released(self, timeout_s: float | None = 60.0) -> None:
+        """Wait until the buffer may be changed, whatever the outcome.
+
+        Raises
+        ------
+        DeadlineExceeded
+            If it may not within `timeout_s`.
+        """
+        ends_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        self._wait(timeout_s)
+        while not self.released:  # most often it is already: the transport lets go a moment before or after the outcome
+            if time.monotonic() > ends_s:
+                raise DeadlineExceeded(f"the transport still holds the buffer after {timeout_s} s", after_s=timeout_s)
+            time.sleep(LOOK_S)
 
     def _wait(self, timeout_s: float | None) -> None:
         if self._done:

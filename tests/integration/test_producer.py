@@ -72,9 +72,12 @@ def test_a_large_buffer_is_released_after_the_transport_let_go(producer: Produce
     receiver.wait_for(lambda: receiver.archive.ids() == [1])
     assert not handle.done()
     assert not handle.released
+    with pytest.raises(DeadlineExceeded):
+        handle.wait_released(0.01)
     receiver.release_acks()
-    handle.result(WAIT_S)
-    receiver.wait_for(lambda: handle.released)
+    handle.wait_released(WAIT_S)
+    assert handle.released
+    assert handle.result(0) == 1
 
 
 def test_a_batch_is_one_unit_of_many_messages(producer: Producer, receiver: FakeReceiver) -> None:
@@ -88,7 +91,7 @@ def test_a_batch_is_one_unit_of_many_messages(producer: Producer, receiver: Fake
     assert receiver.archive.messages["default", 0, 650].meta == '{"pulse":10}'
     assert list(handle) == [(i, None) for i in range(640, 704)]
     assert len(handle) == 64
-    receiver.wait_for(lambda: handle.released)  # the transport lets go of the memory a moment later
+    handle.wait_released(WAIT_S)
 
 
 def test_small_messages_share_units_when_they_wait(producer: Producer, receiver: FakeReceiver) -> None:
@@ -417,7 +420,7 @@ def test_buffers_of_the_sdk_are_recycled(producer: Producer, receiver: FakeRecei
         handle = producer.send(frame, id=i)
         del frame
         handle.result(WAIT_S)
-        receiver.wait_for(lambda handle=handle: handle.released)  # type: ignore[misc]
+        handle.wait_released(WAIT_S)
     assert producer.stats.recycled > 0
     assert all(
         receiver.archive.messages["default", 0, i].data == np.full(1 << 17, i, "<u2").tobytes() for i in range(1, 30)

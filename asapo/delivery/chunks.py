@@ -64,10 +64,11 @@ class ChunkCursor(GroupCursor):
         return [one for first in lost for one in self._ids_at(first)] if lost else lost
 
     def nack(
-        self, session: bytes, ids: Iterable[int], delay_s: float, now_s: float, failure: Failure = HANDED_BACK
-    ) -> list[int]:
+        self, session: bytes, ids: Iterable[int], delay_s: float, now_s: float, failure: Failure = HANDED_BACK, *,
+        unsure: bool = False,
+    ) -> list[int]:  # fmt: skip
         """Give the chunks that these messages belong to out again. Otherwise as `GroupCursor.nack`."""
-        return super().nack(session, self._firsts(session, ids), delay_s, now_s, failure)
+        return super().nack(session, self._firsts(session, ids), delay_s, now_s, failure, unsure=unsure)
 
     def give_back(self, session: bytes, ids: Iterable[int] | None = None) -> list[int]:
         """Take back the chunks that these messages belong to. Otherwise as `GroupCursor.give_back`."""

@@ -244,9 +244,15 @@ class GroupCursor(Pending):
             self.dirty = True
 
     def nack(
-        self, session: bytes, ids: Iterable[int], delay_s: float, now_s: float, failure: Failure = HANDED_BACK
-    ) -> list[int]:
-        """Give these messages out again after `delay_s`; the attempt counts. Return those the session does not hold."""
+        self, session: bytes, ids: Iterable[int], delay_s: float, now_s: float, failure: Failure = HANDED_BACK, *,
+        unsure: bool = False,
+    ) -> list[int]:  # fmt: skip
+        """Give these messages out again after `delay_s`; the attempt counts. Return those the session does not hold.
+
+        `unsure`: nobody knows which of them failed, so all are suspects.
+        """
+        if unsure and self.max_attempts > 1 and session in self._sessions:
+            self._again.suspects.update(filter(self._sessions[session].held.__contains__, ids))
         return self._return(session, ids, now_s + delay_s, failure)
 
     def give_back(self, session: bytes, ids: Iterable[int] | None = None) -> list[int]:

@@ -226,6 +226,8 @@ class Nack(Event):
     traceback: str = ""
     given_by: int = 0
     """With `unstarted`: number of the GetNext whose answer nobody looked at; 0 for whichever it was."""
+    unsure: bool = False
+    """One of them failed, nobody knows which: each is given again beside fresh ones only."""
 
 
 @dataclass(frozen=True, slots=True)

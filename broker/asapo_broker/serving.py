@@ -118,7 +118,7 @@ class Serving:
                 lost = group.cursor.give_back(session.key, event.ids)
             else:
                 failure = Failure(event.reason or HANDED_BACK.reason, event.traceback, time.time_ns())
-                lost = group.cursor.nack(session.key, event.ids, event.delay_s, now_s, failure)
+                lost = group.cursor.nack(session.key, event.ids, event.delay_s, now_s, failure, unsure=event.unsure)
             self.again[state] = None
         else:
             self._tally.acked += len(event.ranges)

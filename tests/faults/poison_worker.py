@@ -1,6 +1,6 @@
 """A worker as a program of its own that one frame is the end of.
 
-Arguments: url, stream, how it ends (kill, stop, raise, leak, none), id of the frame, most deliveries of a message.
+Arguments: url, stream, how it ends (kill, stop, raise, leak, hang, none), id of the frame, most deliveries.
 Prints `at ID` before it works on a message, `done ID` after it, and `finished` at the end of the stream.
 """
 
@@ -10,12 +10,15 @@ import os
 import resource
 import signal
 import sys
+import threading
 
 from asapo import Consumer
 
 MIB = 1024 * 1024
 ROOM_BYTES = 256 * MIB
 """What the worker may allocate beyond what it has."""
+LIMIT_S = 2.0
+"""What it may work on one frame."""
 
 
 class PoisonError(Exception):
@@ -47,6 +50,8 @@ def work(message_id: int, how: str) -> None:
         os.kill(os.getpid(), signal.SIGSTOP)
     elif how == "leak":
         leak()
+    elif how == "hang":
+        threading.Event().wait()
     elif how == "raise":
         raise PoisonError(f"frame {message_id}")
 
@@ -57,7 +62,9 @@ def main() -> int:
     with Consumer(url, beamtime="bt", source="det") as consumer:
         say("ready")
         sys.stdin.readline()
-        for message in consumer.stream(group="g", stream=stream, max_attempts=int(bound), timeout_s=45.0):
+        for message in consumer.stream(
+            group="g", stream=stream, max_attempts=int(bound), timeout_s=45.0, work_timeout_s=LIMIT_S
+        ):
             say(f"at {message.id}")
             if message.id == int(poison):
                 work(message.id, how)

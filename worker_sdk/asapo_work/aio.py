@@ -111,6 +111,7 @@ class AsyncConsumer(AsyncAdministration):
         min_parts: int = 0,
         dataset_timeout_s: float = 0.0,
         aligned: bool = False,
+        work_timeout_s: float = 0.0,
     ) -> AsyncGenerator[Any, None]:
         """Iterate over what comes for a group; see `Consumer.stream`.
 
@@ -123,6 +124,7 @@ class AsyncConsumer(AsyncAdministration):
             timeout_s=STREAM_TIMEOUT_S if timeout_s is None else plans.check_wait(timeout_s),
             ack=ack,
             prefetch=prefetch,
+            work_timeout_s=work_timeout_s,
         )
         reading = reading_of(
             n=batch, group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts,
@@ -191,6 +193,7 @@ class AsyncConsumer(AsyncAdministration):
     async def _iterate(self, reader: StreamReader, *, single: bool, lease_s: float) -> AsyncGenerator[Any, None]:
         """Carry a stream's plan out, giving its messages to the loop."""
         self._client.keep_leases(lease_s)
+        self._client.watch(reader.overtime)
         plan, before = reader.read(), None
         try:
             step: Any = advance(plan.send, None)
@@ -202,15 +205,20 @@ class AsyncConsumer(AsyncAdministration):
                 if single:
                     for message in step.taken.messages:
                         step.taken.started += 1
+                        reader.overtime.begin()
                         yield message
+                        reader.overtime.end()
                         if reader.due():
                             reader.report(step.taken.started)
                 else:
                     step.taken.started = len(step.taken.messages)
+                    reader.overtime.begin()
                     yield step.taken.messages
+                    reader.overtime.end()
                 step = advance(plan.send, None)
         except GeneratorExit as left:
             reader.failure = reader.failure or cause_of(left, before)
             raise
         finally:
+            self._client.forget(reader.overtime)
             plan.close()

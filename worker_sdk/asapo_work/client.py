@@ -16,6 +16,7 @@ from asapo_work.failures import Unexplained, told
 from asapo_work.keepalive import KeepAlive
 from asapo_work.link import Channel
 from asapo_work.message import Payloads
+from asapo_work.overtime import Overtime
 from asapo_work.payload import Access, MessagePayloads
 from asapo_work.plans import Place, check_wait
 from asapo_work.session import Call, ClientSession
@@ -106,6 +107,12 @@ class BaseClient:
         """See to it that leases of this length do not run out while this process lives."""
         raise NotImplementedError
 
+    def watch(self, overtime: Overtime) -> None:
+        """See to it that messages which user code does not come back from are given to others, if there are any."""
+
+    def forget(self, overtime: Overtime) -> None:
+        """User code is watched no more; any thread, harmless for what was never watched."""
+
     def report(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
         """Have the services told what a piece of work has done, with each sign of life; `tell` must not block."""
 
@@ -153,6 +160,17 @@ class Client(BaseClient):
     def keep_leases(self, lease_s: float) -> None:
         """Beat often enough for leases of this length."""
         self.keep_alive.start(lease_s)
+
+    def watch(self, overtime: Overtime) -> None:
+        """Look after user code with each sign of life."""
+        if overtime.limit_s:
+            self.keep_alive.watch(overtime)
+
+    def forget(self, overtime: Overtime) -> None:
+        """Look after it no more."""
+        if overtime.limit_s:
+            overtime.end()
+            self.keep_alive.forget(overtime)
 
     def report(self, work: object, tell: Callable[[], dict[str, Any]]) -> None:
         """Have the broker told what a piece of work has done; see `BaseClient.report`."""

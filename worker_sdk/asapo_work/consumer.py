@@ -173,14 +173,14 @@ class Consumer(Administration):
         self, *, group: str, stream: str = ..., source: str | None = ..., where: str = ..., batch: None = None,
         ordered: bool = ..., follow: Follow | None = ..., timeout_s: float | None = ..., ack: AckMode = ...,
         prefetch: bool = ..., lease_s: float = ..., max_attempts: int = ...,
-        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ...,
+        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ..., work_timeout_s: float = ...,
     ) -> Generator[Message, None, None]: ...  # fmt: skip
     @overload
     def stream(
         self, *, group: str, stream: str = ..., source: str | None = ..., where: str = ..., batch: int,
         ordered: bool = ..., follow: Follow | None = ..., timeout_s: float | None = ..., ack: AckMode = ...,
         prefetch: bool = ..., lease_s: float = ..., max_attempts: int = ...,
-        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ...,
+        min_parts: int = ..., dataset_timeout_s: float = ..., aligned: bool = ..., work_timeout_s: float = ...,
     ) -> Generator[list[Message], None, None]: ...  # fmt: skip
     def stream(
         self,
@@ -200,6 +200,7 @@ class Consumer(Administration):
         min_parts: int = 0,
         dataset_timeout_s: float = 0.0,
         aligned: bool = False,
+        work_timeout_s: float = 0.0,
     ) -> Generator[Any, None, None]:
         """Iterate over what comes for a group until the stream is finished.
 
@@ -221,6 +222,10 @@ class Consumer(Administration):
             "manual" leaves it to `acknowledge`.
         prefetch : bool
             Ask for the next messages while user code works on these.
+        work_timeout_s : float, unit seconds
+            How long user code may work on one message (or list). What it has not come back from by then is given to
+            others, which counts as an attempt; the dead letter shows where it hung. 0: for ever, since signs of life
+            renew the lease as long as the process lives.
 
         Other parameters as for `get_next`.
 
@@ -237,6 +242,7 @@ class Consumer(Administration):
             timeout_s=STREAM_TIMEOUT_S if timeout_s is None else plans.check_wait(timeout_s),
             ack=ack,
             prefetch=prefetch,
+            work_timeout_s=work_timeout_s,
         )
         reading = reading_of(
             n=batch, group=group, ordered=ordered, where=where, lease_s=lease_s, max_attempts=max_attempts,
@@ -333,13 +339,14 @@ class Consumer(Administration):
     def _iterate(self, reader: StreamReader, *, single: bool, lease_s: float) -> Generator[Any, None, None]:
         """Carry a stream's plan out, giving its messages to the loop."""
         self._client.keep_leases(lease_s)
+        self._client.watch(reader.overtime)
         plan, before = reader.read(), None
         try:
             step = next(plan)
             while True:
                 if isinstance(step, Give):
                     before = sys.exception()
-                    yield from _one_by_one(reader, step.taken) if single else _as_list(step.taken)
+                    yield from _one_by_one(reader, step.taken) if single else _as_list(reader, step.taken)
                     step = next(plan)
                     continue
                 step = self._step(plan, step)
@@ -353,6 +360,7 @@ class Consumer(Administration):
                 self._client.unexplained = here and Unexplained.at(here.f_back, reader.unexplained)
             raise
         finally:
+            self._client.forget(reader.overtime)
             plan.close()
 
 
@@ -365,11 +373,15 @@ def _farewell(client: BaseClient) -> None:
 def _one_by_one(reader: StreamReader, taken: Taken) -> Generator[Message, None, None]:
     for message in taken.messages:
         taken.started += 1
+        reader.overtime.begin()
         yield message
+        reader.overtime.end()
         if reader.due():
             reader.report(taken.started)
 
 
-def _as_list(taken: Taken) -> Generator[list[Message], None, None]:
+def _as_list(reader: StreamReader, taken: Taken) -> Generator[list[Message], None, None]:
     taken.started = len(taken.messages)
+    reader.overtime.begin()
     yield taken.messages
+    reader.overtime.end()

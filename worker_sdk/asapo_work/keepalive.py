@@ -6,6 +6,7 @@ import threading
 from typing import Final
 
 from asapo_work.link import Channel
+from asapo_work.overtime import Overtime
 
 FIRST_S: Final = 1.0
 """Interval until the server has said what it wants."""
@@ -21,6 +22,7 @@ class KeepAlive:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._lease_s = float("inf")
+        self._watched: list[Overtime] = []
 
     def start(self, lease_s: float) -> None:
         """Beat often enough for leases of this length; returns at once when that is done already."""
@@ -31,6 +33,17 @@ class KeepAlive:
             if self._thread is None and not self._stopped.is_set():
                 self._thread = threading.Thread(target=self._run, name="asapo-keep-alive", daemon=True)
                 self._thread.start()
+
+    def watch(self, overtime: Overtime) -> None:
+        """Look with each beat whether user code is overdue; often enough to see it within half as long again."""
+        with self._lock:
+            self._watched = [*self._watched, overtime]
+        self.start(overtime.limit_s)
+
+    def forget(self, overtime: Overtime) -> None:
+        """Look no more."""
+        with self._lock:
+            self._watched = [one for one in self._watched if one is not overtime]
 
     def stop(self) -> None:
         """End the thread and wait for that; nothing starts it again."""
@@ -43,6 +56,8 @@ class KeepAlive:
     def _run(self) -> None:
         while not self._stopped.wait(self._interval_s()):
             self._channel.beat()
+            for overtime in self._watched:
+                overtime.look()
 
     def _interval_s(self) -> float:
         return max(SHORTEST_S, min(self._channel.heartbeat_s or FIRST_S, self._lease_s / 3))

@@ -71,7 +71,7 @@ class Stage:
         Gets a list of messages and returns a `Result` or None for each of them, in the same order.
     group : str
         Stages of one group share the messages.
-    stream, where, ordered, follow, timeout_s, max_attempts, min_parts, dataset_timeout_s, aligned
+    stream, where, ordered, follow, timeout_s, max_attempts, min_parts, dataset_timeout_s, aligned, work_timeout_s
         As for `Consumer.stream`. With `max_attempts`, a list that `process` fails on is done again one by one, so that
         only the message that it fails on uses up an attempt, and becomes a dead letter in the end.
     out_stream : str
@@ -98,6 +98,7 @@ class Stage:
         min_parts: int = 0,
         dataset_timeout_s: float = 0.0,
         aligned: bool = False,
+        work_timeout_s: float = 0.0,
     ) -> None:
         self._consumer = consumer
         self._producer = producer
@@ -116,6 +117,7 @@ class Stage:
             "min_parts": min_parts,
             "dataset_timeout_s": dataset_timeout_s,
             "aligned": aligned,
+            "work_timeout_s": work_timeout_s,
         }
         self._stop = threading.Event()
         self._counts = StageCounts()

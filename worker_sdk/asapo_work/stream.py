@@ -18,6 +18,7 @@ from asapo.wire.events import Acknowledge, GetNext, Nack
 from asapo_work.client import Conversation
 from asapo_work.failures import told
 from asapo_work.message import Message, ranges_of, settle
+from asapo_work.overtime import Overtime
 from asapo_work.pace import Pace
 from asapo_work.plans import PAUSE_S, WAIT_SLICE_S, Clock, Pause, Place, Reading, lost_in, streams
 from asapo_work.session import LOST_TEXT, Call
@@ -66,6 +67,8 @@ class StreamSettings:
     timeout_s: float
     ack: AckMode
     prefetch: bool
+    work_timeout_s: float = 0.0
+    """How long user code may take for what it is given at once; 0: for ever."""
 
     def __post_init__(self) -> None:
         if self.follow not in (None, "next", "source"):
@@ -111,6 +114,8 @@ class StreamReader:
         """Requests on their way, in the order of their answers."""
         self._acked_s = clock()
         self._visited = {place.stream}
+        self.overtime = Overtime(settings.work_timeout_s, clock, self._give_up)
+        """Of user code; whoever carries the plan out says when it begins and ends."""
         self.failure: Exception | None = None
         """For which user code leaves the loop, as far as it is known when the loop ends."""
         self.unexplained: dict[str, Any] | None = None
@@ -167,6 +172,22 @@ class StreamReader:
         self._hand_back(taken.messages[taken.started :], unstarted=True)
         if self._owed:
             self._channel.post(Acknowledge, self._acknowledgement())
+
+    def _give_up(self, why: dict[str, str]) -> None:
+        """Hand on what user code does not come back from, and all that waits behind it; any thread."""
+        taken = self._taken
+        stuck = taken.messages[: taken.started]
+        if self._settings.ack == "auto" and self._settings.batch is None:
+            self.report(taken.started - 1)
+        ids = settle(stuck)
+        logger.warning("%s: messages %s of %s are given to others", why["reason"], ids, self._place.fields)
+        if ids:
+            names = {**self._place.fields, "group": self._reading.group, "ids": ids}
+            self._channel.post(Nack, {**names, "unsure": len(ids) > 1, **why})
+        self._hand_back(taken.messages[taken.started :], unstarted=True)
+        del taken.messages[taken.started :]
+        while self._ahead:
+            self._channel.abandon(self._ahead.popleft())
 
     # ----------------------------------------------------------------------------------------------------------------
 

@@ -238,6 +238,15 @@ def test_without_a_bound_nobody_is_suspected() -> None:
     assert ids_of(group.next_rows(B, 9, 1.0)) == [1, 2]
 
 
+def test_what_was_handed_back_for_one_among_several_is_given_alone() -> None:
+    group = stream(1, 2, 3).open_group("g", max_attempts=3)
+    group.next_rows(A, 3, 0.0)
+    assert group.cursor.nack(A, [1, 2, 9], 0.0, 0.0, unsure=True) == [9]
+    assert ids_of(group.next_rows(A, 9, 0.0)) == [1]
+    assert ids_of(group.next_rows(B, 9, 0.0)) == [2]
+    assert group.cursor.n_suspects == 2
+
+
 # -- seek
 
 

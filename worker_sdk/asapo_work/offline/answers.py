@@ -168,7 +168,8 @@ class Answers:
             lost = cursor.give_back(SESSION, request.ids)
         else:
             failure = Failure(request.reason or HANDED_BACK.reason, request.traceback, time.time_ns())
-            lost = cursor.nack(SESSION, request.ids, request.delay_s, self._clock.now_s(), failure)
+            now_s = self._clock.now_s()
+            lost = cursor.nack(SESSION, request.ids, request.delay_s, now_s, failure, unsure=request.unsure)
         return Done(request.request, {"lost": lost})
 
     # -- without a group --------------------------------------------------------------------------------------------

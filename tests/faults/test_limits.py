@@ -107,6 +107,15 @@ def _fill_queue(producer: Producer, ledger: Ledger, ids: Iterator[int]) -> int:
     raise AssertionError("the queue has no end")
 
 
+def _has_room(producer: Producer, ledger: Ledger, message_id: int) -> bool:
+    """Send once more what found no room."""
+    try:
+        ledger.send(producer, message_id)
+    except QueueFull:
+        return False
+    return True
+
+
 def _stall(folder: Path, length_s: float) -> None:
     switch, window, queue = folder / "stuck", 8 * MIB, 4 * MIB
     ledger = Ledger("stalled", sizes=(300_000,))
@@ -131,7 +140,7 @@ def _stall(folder: Path, length_s: float) -> None:
         grown = resident_bytes(services.pid("r1")) - before
         assert grown < 1.1 * window + 32 * MIB, f"the receiver grew by {grown / MIB:.0f} MiB"
         switch.unlink()
-        ledger.send(producer, refused).result(PATIENCE_S)
+        wait_until(lambda: _has_room(producer, ledger, refused), "there is room again")
         producer.flush(PATIENCE_S)
         assert producer.stats.resent == 0
         producer.finish_stream("stalled")

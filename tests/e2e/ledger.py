@@ -177,8 +177,12 @@ def consumer_of(services: LocalServices, **options: Any) -> Consumer:
 class OrderedReader(threading.Thread):
     """Reads a stream to its end on a thread of its own, as an ordered group."""
 
-    def __init__(self, services: LocalServices, ledger: Ledger, *, group: str = "ordered", **options: Any) -> None:
+    def __init__(
+        self, services: LocalServices, ledger: Ledger, *, group: str = "ordered", idle_s: float = 2 * PATIENCE_S,
+        **options: Any,
+    ) -> None:  # fmt: skip
         super().__init__(name=f"reader-{group}", daemon=True)
+        self._idle_s = idle_s
         self.ids: list[int] = []
         self.attempts: dict[int, int] = {}
         """Deliveries of each id that came more than once."""
@@ -192,7 +196,7 @@ class OrderedReader(threading.Thread):
         try:
             with self._consumer as consumer:
                 for message in consumer.stream(
-                    group=self._group, stream=self._ledger.stream, timeout_s=2 * PATIENCE_S, follow=None
+                    group=self._group, stream=self._ledger.stream, timeout_s=self._idle_s, follow=None
                 ):
                     self._ledger.check_content(message.id, message.raw, self.name)
                     assert not message.late, f"late: {self.name} gave id {message.id} after it had passed it"

@@ -125,7 +125,7 @@ def _stall(folder: Path, length_s: float) -> None:
                       log_level="error") as services,
         producer_of(services, queue_bytes=queue, queue_timeout_s=0.2) as producer,
     ):  # fmt: skip
-        reader = OrderedReader(services, ledger)
+        reader = OrderedReader(services, ledger, idle_s=length_s + 2 * PATIENCE_S)
         reader.start()
         ids = sparse_ids()
         for message_id in itertools.islice(ids, 20):

@@ -138,7 +138,7 @@ class StreamReader:
                 self._taken = Taken(messages)
                 full = len(messages) >= self._wanted
                 while self._settings.prefetch and len(self._ahead) < self._pace.requests:
-                    self._ahead.append(self._ask())
+                    self._ahead.append(self._ask(self._settings.timeout_s))
                 given_s = self._clock()
                 yield Give(self._taken)
                 self._pace.used(len(messages), self._clock() - given_s, full=full)
@@ -196,15 +196,15 @@ class StreamReader:
         """Messages to ask for at once."""
         return self._settings.batch or self._pace.n
 
-    def _ask(self) -> Call:
-        """Send a GetNext; what is owed travels with it."""
+    def _ask(self, left_s: float) -> Call:
+        """Send a GetNext that is answered before so much time is over; what is owed travels with it."""
         done, self._owed = ranges_of(self._owed), []
         self._acked_s = self._clock()
         fields = {
             **self._place.fields,
             **self._reading.fields,
             "n": self._wanted,
-            "wait_s": min(self._settings.timeout_s, WAIT_SLICE_S),
+            "wait_s": min(left_s, WAIT_SLICE_S),
             "done": done,
         }
         return self._channel.begin(GetNext, fields)
@@ -214,7 +214,7 @@ class StreamReader:
         deadline_s = self._clock() + self._settings.timeout_s
         while True:
             if not self._ahead:
-                self._ahead.append(self._ask())
+                self._ahead.append(self._ask(max(0.0, deadline_s - self._clock())))
             call = self._ahead[0]
             if self._owed and not self._channel.check(call) and not (yield Glance(call, ACK_SOON_S)):
                 self.report(0)  # nobody knows when the next request leaves

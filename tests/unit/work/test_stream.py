@@ -355,6 +355,16 @@ def test_silence_ends_the_loop_when_the_time_is_over() -> None:
         loop.plan.throw(NothingYet("x"))
 
 
+def test_the_broker_is_asked_to_answer_before_the_time_is_over() -> None:
+    loop = make(timeout_s=70.0)
+    next(loop.plan)
+    loop.clock.now_s += 30.5  # the answer took its way
+    loop.plan.throw(NothingYet("x"))
+    loop.clock.now_s += 30.5
+    loop.plan.throw(NothingYet("x"))
+    assert [call.fields["wait_s"] for call in loop.channel.begun] == [30.0, 30.0, 9.0]
+
+
 def test_the_time_counts_from_the_last_message() -> None:
     loop = make(timeout_s=60.0)
     next(loop.plan)

@@ -65,4 +65,6 @@ class FakeDataServer:
         if isinstance(payload, AsapoError):
             self._server.send(peer, encode(Failed(event.request, to_wire(payload))))
         else:
-            self._server.send(peer, encode(Piece(event.request, len(payload))), payload)
+            end = event.offset + event.length if event.length else len(payload)
+            piece = payload[event.offset : end]
+            self._server.send(peer, encode(Piece(event.request, len(payload), event.offset)), piece)

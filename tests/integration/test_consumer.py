@@ -495,6 +495,21 @@ def test_a_payload_of_another_size_is_refused(broker: FakeBroker, frames: FakeDa
         _ = consumer.get_last().raw
 
 
+def test_a_long_payload_comes_in_pieces(
+    broker: FakeBroker, frames: FakeDataServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("asapo_work.payload.PIECE_BYTES", 50)
+    with Consumer(broker.url, beamtime="bt", source="det", access="fetch", verify=False) as consumer:
+        message = consumer.get_last()
+        assert np.array_equal(message.data, FRAME)
+        assert not message.data.flags.writeable
+        frames.payloads["det", "default", 1] = FRAME.tobytes()[:70]
+        with pytest.raises(DamagedFile, match="sent 50 bytes of 70, expected 50 of 128"):
+            _ = consumer.get_last().raw
+    asked = [(event.offset, event.length) for event in frames.fetched()]
+    assert asked == [(0, 50), (50, 50), (100, 28), (0, 50)]
+
+
 def test_a_data_server_that_is_away_is_named(broker: FakeBroker, frames: FakeDataServer) -> None:
     broker.segments[1][4] = SILENT_URL
     with Consumer(broker.url, beamtime="bt", source="det", access="fetch", timeout_s=0.3) as consumer, pytest.raises(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import mmap
 import os
 import threading
 import time
@@ -33,6 +34,8 @@ MAX_PLACES: Final = 4096
 AHEAD_BYTES: Final = 32 * MIB
 """Payloads asked for ahead while messages are read in their order; the data server would else idle between them."""
 AHEAD_MESSAGES: Final = 64
+PIECE_BYTES: Final = 64 * MIB
+"""Longer payloads come in pieces: a link shows no other sign of life while one message passes."""
 ASK_AGAIN_S: Final = 0.2
 """Between two questions to the broker for a data server that can be reached."""
 
@@ -47,6 +50,27 @@ class _Place(NamedTuple):
     """As the broker sent it, to see when it changed."""
     segment: SegmentInfo
     mappable: bool
+
+
+class _Large:
+    """A payload that comes in pieces."""
+
+    __slots__ = ("done", "room")
+
+    def __init__(self, size: int) -> None:
+        self.room = memoryview(mmap.mmap(-1, size))
+        self.done = 0
+        """Bytes that are there."""
+
+    @property
+    def piece_bytes(self) -> int:
+        """Length of the next piece; 0 when all is there."""
+        return min(PIECE_BYTES, len(self.room) - self.done)
+
+    def add(self, piece: memoryview) -> None:
+        """Take in the next piece."""
+        self.room[self.done : self.done + len(piece)] = piece
+        self.done += len(piece)
 
 
 class MessagePayloads:
@@ -150,14 +174,19 @@ class MessagePayloads:
         A broker that was just started knows no receiver before they register, and one that died may be replaced.
         """
         what = f"{batch.source}/{batch.stream} message {row[0]}: {segment.path or 'its memory'}"
+        large = _Large(row[6]) if row[6] > PIECE_BYTES else None
         deadline_s = time.monotonic() + self._timeout_s
         while self._access != "map":
             left_s = deadline_s - time.monotonic()
             if segment.data_address:
                 channel = self._channel(segment.data_address)
-                call = self._request(channel, batch, row)
-                if self._answered(channel, call, deadline_s):
-                    return self._content(what, segment.path, channel, call, row)
+                if large is not None:
+                    if self._completed(large, what, segment.path, channel, batch, row):
+                        return large.room.toreadonly()
+                else:
+                    call = self._request(channel, batch, row)
+                    if self._answered(channel, call, deadline_s):
+                        return self._content(what, segment.path, channel, call, row, row[6])
                 batch.forget_ahead()
             elif left_s > 0:
                 time.sleep(min(ASK_AGAIN_S, left_s))
@@ -174,6 +203,17 @@ class MessagePayloads:
             path=segment.path,
         )
 
+    def _completed(
+        self, large: _Large, what: str, path: str, channel: Channel, batch: Batch, row: Sequence[Any]
+    ) -> bool:
+        """Fetch the pieces that are missing; False as soon as nobody is there who could give one."""
+        while length := large.piece_bytes:
+            call = channel.begin(Fetch, {**_names(batch, row), "offset": large.done, "length": length})
+            if not self._answered(channel, call, time.monotonic() + self._timeout_s):
+                return False
+            large.add(self._content(what, path, channel, call, row, length))
+        return True
+
     @staticmethod
     def _answered(channel: Channel, call: Call, deadline_s: float) -> bool:
         """Wait for an answer until the deadline; False as soon as nobody is there who could give one."""
@@ -185,16 +225,19 @@ class MessagePayloads:
                 return False
         return True
 
-    def _content(self, what: str, path: str, channel: Channel, call: Call, row: Sequence[Any]) -> memoryview:
+    def _content(
+        self, what: str, path: str, channel: Channel, call: Call, row: Sequence[Any], length: int
+    ) -> memoryview:
         """Return the bytes of an answer, or raise what there is instead of them."""
         try:
             piece = channel.outcome(call, self._timeout_s)
         except ConnectFailed as exc:
             raise StorageError(f"{what} cannot be read here, and {exc.message}", path=path) from exc
         raw = memoryview(call.payload).cast("B").toreadonly()
-        if not isinstance(piece, Piece) or piece.size != row[6] or len(raw) != row[6]:
+        if not isinstance(piece, Piece) or piece.size != row[6] or len(raw) != length:
             raise DamagedFile(
-                f"{what}: the data server at {channel.address} sent {len(raw)} bytes, expected {row[6]}",
+                f"{what}: the data server at {channel.address} sent {len(raw)} bytes of "
+                f"{getattr(piece, 'size', 0)}, expected {length} of {row[6]}",
                 path=path,
                 offset=row[5],
             )
@@ -205,8 +248,7 @@ class MessagePayloads:
         """Ask for a payload; once messages are read in their order, also for those that follow in the same segment."""
 
         def begin(row: Sequence[Any]) -> Call:
-            fields = {"source": batch.source, "stream": batch.stream, "message_id": row[0], "substream": row[2]}
-            return channel.begin(Fetch, fields)
+            return channel.begin(Fetch, _names(batch, row))
 
         at = batch.reached + 1
         if at >= len(batch.rows) or batch.rows[at] is not row:
@@ -239,3 +281,8 @@ class MessagePayloads:
             if channel is None:
                 channel = self._channels[address] = Channel(address, ClientSession(self._hello), peer="data server")
             return channel
+
+
+def _names(batch: Batch, row: Sequence[Any]) -> dict[str, Any]:
+    """Return the fields by which a data server knows a payload."""
+    return {"source": batch.source, "stream": batch.stream, "message_id": row[0], "substream": row[2]}

@@ -42,14 +42,16 @@ from asapo.wire.events import (
 from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
 from asapo.wire.limits import HEARTBEAT_S
 from asapo.wire.put import Put
+from asapo.wire.stream_events import DeleteStream
 from asapo_broker.bookkeeping import Facts
 from asapo_broker.checks import check_registration
 from asapo_broker.delivery import Delivery
-from asapo_broker.feed import Reply
+from asapo_broker.feed import Forgotten, Reply
 from asapo_broker.indexes import Indexes
 from asapo_broker.listings import Listing
 from asapo_broker.loader import Loader
 from asapo_broker.registry import Registry
+from asapo_broker.removals import Removals
 from asapo_broker.requests import RequestPool
 from asapo_broker.sessions import Peer, Session, Sessions
 from asapo_broker.settings import CoreSettings
@@ -146,6 +148,13 @@ class Core:
             registry=self._registry,
             tally=self.tally,
         )
+        self._removals = Removals(
+            self._registry,
+            send=self._server.send,
+            reply=self._reply,
+            forget=self._delivery.forget,
+            load=self._loader.submit,
+        )
 
     # -- life ---------------------------------------------------------------------------------------------------
 
@@ -214,6 +223,8 @@ class Core:
                 if isinstance(message, Reply):
                     self.tally.rows_answered += message.n_rows
                     self._reply(message.session, message.header)
+                elif isinstance(message, Forgotten):
+                    self._removals.forgotten(message)
                 else:
                     self._delivery.take(message, now_s)
             except Exception:
@@ -283,6 +294,8 @@ class Core:
             self._delivery.announce(event.beamtime, event.heads, event.units, now_s)
         elif isinstance(event, Bye):
             self._leave(peer, event, now_s)
+        elif isinstance(event, Done | Failed):
+            self._removals.answered(peer.identity, event)
         else:
             self._request(peer, event, now_s)
 
@@ -308,6 +321,8 @@ class Core:
                 self._pool.submit(peer.session, event)
             elif isinstance(event, ListGroups | ListDeadLetters):
                 self._list(peer.session, event, now_s)
+            elif isinstance(event, DeleteStream):
+                self._removals.request(peer.session, event, now_s)
         except AsapoError as exc:
             self._fail(peer, event, exc)
 
@@ -363,6 +378,7 @@ class Core:
             self._sessions.forget(peer.identity)
         for receiver_id in self._registry.expire(now_s):
             log.warning("receiver %s fell silent", receiver_id)
+        self._removals.expire(now_s)
         if now_s >= self._idle_s and not self._store.busy:  # what leaves the memory must be on disk
             self._idle_s = now_s + IDLE_S
             self._delivery.drop_idle(now_s)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any, Final
 
+from asapo.delivery.answers import deleted_stream
 from asapo.errors import AsapoError, DeadlineExceeded, LeaseLost, QueueFull, UnknownGroup, WrongInput
 from asapo.failpoints import failpoint
 from asapo.models import MAX_ID, StreamRef
@@ -25,6 +26,7 @@ from asapo_broker.feed import (
     PartsLoaded,
     RowsLoaded,
     Tail,
+    Vanished,
 )
 from asapo_broker.registry import Registry
 from asapo_broker.saves import Save
@@ -172,6 +174,15 @@ class Delivery:
         if state.delivery is not None:
             self._serving.n_groups -= len(state.delivery.groups)
 
+    def forget(self, ref: StreamRef) -> None:
+        """Let go of a stream that was deleted, or may have been: what is asked of it next, the index answers."""
+        state = self.streams.get((ref.beamtime, ref.source, ref.stream))
+        if state is None:
+            return
+        self._fail_all(list(state.waiting), deleted_stream(ref))
+        self._forget(state)
+        self._serving.active.discard(state)
+
     # -- answering ----------------------------------------------------------------------------------------------
 
     def wake(self, state: StreamState, now_s: float) -> None:
@@ -193,13 +204,17 @@ class Delivery:
 
     def take(self, message: Any, now_s: float) -> None:
         """Take a message of the loader."""
-        feed = message.feed if isinstance(message, Looked | Opened | Tail | PartsLoaded) else message.job.feed
+        feed = (
+            message.feed if isinstance(message, Looked | Opened | Tail | PartsLoaded | Vanished) else message.job.feed
+        )
         ref = feed.ref
         state = self.streams.get((ref.beamtime, ref.source, ref.stream))
         if state is None or state.feed is not feed:
             return  # nobody reads it any more
         if isinstance(message, Tail):
             self._take_tail(state, message, now_s)
+        elif isinstance(message, Vanished):
+            self.forget(ref)
         elif isinstance(message, Opened):
             state.open(message, now_s)
         elif isinstance(message, Looked):
@@ -326,6 +341,8 @@ class Delivery:
         for waiting in list(session.waiting.values()):
             self._unpark(waiting)
         for state in session.readers:
+            if state.feed.closed:
+                continue
             if state.delivery is not None and state.delivery.drop_session(session.key, now_s, time.time_ns()):
                 self._serving.changed.add(state)
                 self.wake(state, now_s)

@@ -26,6 +26,7 @@ from asapo.wire.events import (
     Rows,
 )
 from asapo.wire.limits import LEASE_S, MAX_ROWS
+from asapo.wire.stream_events import DeleteStream
 from asapo_work.failures import told
 from asapo_work.message import Message, Payloads, messages_of, ranges_of, settle
 from asapo_work.session import error_of
@@ -298,6 +299,15 @@ def beamtime_meta(timeout_s: float) -> Plan[dict[str, Any]]:
 def describe(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:
     """Ask about one stream."""
     return dict(expect((yield Ask(Describe, {"source": source, "stream": stream}, timeout_s)), Done).result)
+
+
+def delete_stream(place: Place, timeout_s: float, *, force: bool, missing_ok: bool) -> Plan[None]:
+    """Have a stream deleted."""
+    try:
+        expect((yield Ask(DeleteStream, {**place.fields, "force": force}, timeout_s)), Done)
+    except UnknownStream:
+        if not missing_ok:
+            raise
 
 
 def stream_meta(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:

@@ -126,6 +126,7 @@ def reindex(folders: Sequence[Path], state: Path, *, partial: bool = False, quie
     target = state / encode_name(beamtime_of(found)) / FILE_NAME
     made = Reindexed(Rebuilt(beamtime=beamtime_of(found)), target)
     deletions = _finish_deletions(made)
+    found = find_recorded(folders)
     keys = _look_at_old(made, {read_tier_uuid(folder.parent) for folder in folders}, partial=partial)
     draft = target.parent / f"reindex-{uuid.uuid4().hex}"
     default_files().mkdirs(draft)

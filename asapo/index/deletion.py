@@ -53,13 +53,15 @@ class SqliteDeletions:
         """Run the body in one transaction, the names as they are now."""
         raise NotImplementedError
 
-    def delete_stream(self, ref: StreamRef, *, force: bool = False, folders: Sequence[str] = ()) -> Deletion:
+    def delete_stream(
+        self, ref: StreamRef, *, force: bool = False, number: int = 0, folders: Sequence[str] = ()
+    ) -> Deletion:
         """Forget a stream; see `MetadataIndex.delete_stream`."""
         if ref.beamtime != self.beamtime:
             raise WrongInput(f"{ref} is not of beamtime {self.beamtime!r}")
         with self._writing() as connection:
             open_since_s = self._clock_s() - self._session_timeout_s
-            found = _delete(connection, ref, folders, force=force, open_since_s=open_since_s)
+            found = _delete(connection, ref, number, folders, force=force, open_since_s=open_since_s)
             failpoint("delete.before-commit")
         return found
 
@@ -122,13 +124,19 @@ def move_files(deletion: Deletion) -> None:
 
 
 def _delete(
-    connection: sqlite3.Connection, ref: StreamRef, folders: Sequence[str], *, force: bool, open_since_s: float
+    connection: sqlite3.Connection,
+    ref: StreamRef,
+    number: int,
+    folders: Sequence[str],
+    *,
+    force: bool,
+    open_since_s: float,
 ) -> Deletion:
     """Forget a stream and note where its files lie; raises UnknownStream, StreamBusy."""
     names = (ref.source, ref.stream)
     select = "SELECT no, finished FROM stream WHERE source = ? AND stream = ? AND known = 1"
     found = connection.execute(select, names).fetchall()
-    if not found:
+    if not found or number not in (0, found[0][0]):
         raise UnknownStream(f"no stream {ref}: nothing was deleted", source=ref.source, stream=ref.stream)
     stream_no, finished = found[0]
     live = connection.execute(

@@ -226,8 +226,10 @@ class MetadataIndex(Protocol):
     def finish_stream(self, ref: StreamRef, last_id: int, next_stream: str) -> None:
         """Note the end of a stream; again with the same values is fine, else WrongInput."""
 
-    def delete_stream(self, ref: StreamRef, *, force: bool = False, folders: Sequence[str] = ()) -> Deletion:
-        """Forget a stream; whoever had a number of it finds nothing there. Its name is free for a new one.
+    def delete_stream(
+        self, ref: StreamRef, *, force: bool = False, number: int = 0, folders: Sequence[str] = ()
+    ) -> Deletion:
+        """Forget a stream, if a number is given only the one that has it; its name is free for a new one.
 
         UnknownStream when there is none; StreamBusy, unless forced, when it is not finished and a session is live on
         it. Its files lie in `folders`, and wherever segments of it are registered.

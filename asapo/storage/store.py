@@ -232,7 +232,7 @@ class StreamStore:
     def opened(self, ref: StreamRef) -> SegmentHandle | None:
         """Return the segment that is open for a stream."""
         opened = self._open.get(ref)
-        return opened.handle if opened is not None else None
+        return opened and opened.handle
 
     def discard(self, segment: SegmentHandle) -> None:
         """Close a segment in which nothing counts, since its stream was deleted, and remove what is left of it."""
@@ -243,9 +243,8 @@ class StreamStore:
 
     def close_removed(self) -> None:
         """Close segments whose files are gone: as long as they are open they take room."""
-        for opened in list(self._open.values()):
-            if not opened.owed and opened.writer.is_removed:
-                self._retire(opened)
+        for opened in [one for one in self._open.values() if not one.owed and one.writer.is_removed]:
+            self._retire(opened)
 
     def close_idle(self, idle_s: float) -> int:
         """Close segments that were unused for `idle_s` seconds; return how many."""
@@ -320,8 +319,7 @@ class StreamStore:
 
     def _create(self, handle: SegmentHandle, ahead_bytes: int) -> OpenSegment:
         path = handle.path
-        folder = Path(path).parent
-        with self._files.folder_below(self.tier.root, folder.relative_to(self.tier.root).parts):
+        with self._files.folder_below(self.tier.root, Path(path).parent.relative_to(self.tier.root).parts):
             pass  # made, and no link leads elsewhere
         writer = SegmentWriter(
             path,

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from asapo.errors import StreamBusy
+from asapo.errors import StreamBusy, UnknownStream
 from asapo.index.interface import Deletion, OpenSegment, UnitRecord
 from asapo.models import SegmentInfo, StreamRef
 from asapo.storage.layout import is_segment
@@ -31,10 +31,14 @@ class MemoryDeletions:
     def _is_open(self, session: MemorySession) -> bool:
         raise NotImplementedError
 
-    def delete_stream(self, ref: StreamRef, *, force: bool = False, folders: Sequence[str] = ()) -> Deletion:
+    def delete_stream(
+        self, ref: StreamRef, *, force: bool = False, number: int = 0, folders: Sequence[str] = ()
+    ) -> Deletion:
         """Forget a stream; see `MetadataIndex.delete_stream`."""
         with self._lock:
             stream = self._known(ref)
+            if number not in (0, self._numbers[ref]):
+                raise UnknownStream(f"no stream {ref} of number {number}", source=ref.source, stream=ref.stream)
             live = {key for (_, key), session in stream.sessions.items() if self._is_open(session)}
             if live and not (stream.finished or force):
                 raise StreamBusy(f"{ref} is not finished, and {len(live)} sessions write to it", sessions=len(live))

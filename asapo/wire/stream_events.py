@@ -16,6 +16,9 @@ class DeleteStream(Event):
     stream: str
     force: bool = False
     """Also when it is not finished and live producers write to it."""
+    number: int = 0
+    """Only if this is the stream's number, as Describe tells it: what comes late hits no newer stream of the name. 0:
+    whichever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,3 +31,4 @@ class RemoveStream(Event):
     source: str
     stream: str
     force: bool = False
+    number: int = 0

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
-from asapo.errors import AsapoError, ConfigError, LinkLost, RemoteProtocolError, StorageError, WrongInput, to_wire
+from asapo.errors import AsapoError, LinkLost, RemoteProtocolError, WrongInput, to_wire
 from asapo.index.asked import QueryLimits
-from asapo.storage.layout import CORE_LOCK
 from asapo.transport import Message, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import (
@@ -57,7 +53,9 @@ from asapo_broker.sessions import Peer, Session, Sessions
 from asapo_broker.settings import CoreSettings
 from asapo_broker.stages import check_work, listing
 from asapo_broker.stages import metrics as stage_metrics
+from asapo_broker.state_lock import StateLock
 from asapo_broker.store import CursorStore
+from asapo_broker.streams import GroupRequest
 from asapo_broker.tally import PREFIX, Tally
 
 log = logging.getLogger(__name__)
@@ -70,32 +68,6 @@ CLOCK_S: Final = 0.5
 """Silent sessions and receivers are looked for this often."""
 IDLE_S: Final = 10.0
 LONGEST_WAIT_S: Final = 0.5
-
-
-class StateLock:
-    """Makes sure that one core only works on a state folder; the system lets go of it when the process dies."""
-
-    def __init__(self, state_dir: Path) -> None:
-        path = state_dir / CORE_LOCK
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as exc:
-            raise StorageError(
-                f"cannot open {path}: {exc.strerror}; choose a writable state_dir", path=str(path)
-            ) from exc
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
-            raise ConfigError(
-                f"state_dir {str(state_dir)!r} is in use by a running broker (lock on {path}); stop that one first",
-                key="state_dir",
-            ) from None
-
-    def close(self) -> None:
-        """Let go."""
-        os.close(self._file)
 
 
 class Core:
@@ -154,6 +126,7 @@ class Core:
             reply=self._reply,
             forget=self._delivery.forget,
             load=self._loader.submit,
+            serve=lambda peer, event: self._serve_group(peer, event, time.monotonic()),
         )
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -277,10 +250,7 @@ class Core:
         kind = type(event)
         self.tally.requests += 1
         if kind in GROUP_REQUESTS and peer.session is not None:
-            try:
-                self._delivery.request(peer.session, event, now_s)  # type: ignore[arg-type]
-            except AsapoError as exc:
-                self._fail(peer, event, exc)
+            self._serve_group(peer, event, now_s)  # type: ignore[arg-type]
         elif kind is Beat:
             if peer.session is not None:
                 self._delivery.renew(peer.session, now_s)
@@ -298,6 +268,14 @@ class Core:
             self._removals.answered(peer.identity, event)
         else:
             self._request(peer, event, now_s)
+
+    def _serve_group(self, peer: Peer, event: GroupRequest, now_s: float) -> None:
+        assert peer.session is not None
+        try:
+            if not self._removals.holds(peer, event):
+                self._delivery.request(peer.session, event, now_s)
+        except AsapoError as exc:
+            self._fail(peer, event, exc)
 
     def _leave(self, peer: Peer, event: Bye, now_s: float) -> None:
         self._sessions.forget(peer.identity)

@@ -17,17 +17,8 @@ from asapo_broker.administering import unknown_group
 from asapo_broker.announced import AnnouncedUnit, announced
 from asapo_broker.checks import check_request, check_values
 from asapo_broker.feed import (
-    Feed,
-    GroupReady,
-    Job,
-    LoadParts,
-    Looked,
-    Opened,
-    PartsLoaded,
-    RowsLoaded,
-    Tail,
-    Vanished,
-)
+    Feed, GroupReady, Job, LoadParts, Looked, Opened, PartsLoaded, RowsLoaded, Tail, Vanished,
+)  # fmt: skip
 from asapo_broker.registry import Registry
 from asapo_broker.saves import Save
 from asapo_broker.serving import Serving
@@ -177,11 +168,10 @@ class Delivery:
     def forget(self, ref: StreamRef) -> None:
         """Let go of a stream that was deleted, or may have been: what is asked of it next, the index answers."""
         state = self.streams.get((ref.beamtime, ref.source, ref.stream))
-        if state is None:
-            return
-        self._fail_all(list(state.waiting), deleted_stream(ref))
-        self._forget(state)
-        self._serving.active.discard(state)
+        if state is not None:
+            self._fail_all(list(state.waiting), deleted_stream(ref))
+            self._forget(state)
+            self._serving.active.discard(state)
 
     # -- answering ----------------------------------------------------------------------------------------------
 
@@ -341,9 +331,9 @@ class Delivery:
         for waiting in list(session.waiting.values()):
             self._unpark(waiting)
         for state in session.readers:
-            if state.feed.closed:
+            if state.feed.closed or state.delivery is None:
                 continue
-            if state.delivery is not None and state.delivery.drop_session(session.key, now_s, time.time_ns()):
+            if state.delivery.drop_session(session.key, now_s, time.time_ns()):
                 self._serving.changed.add(state)
                 self.wake(state, now_s)
         session.readers.clear()
@@ -404,12 +394,4 @@ class Delivery:
 
     def numbers(self) -> dict[str, int]:
         """Return how much is in memory."""
-        windows = [state.delivery.window for state in self.streams.values() if state.delivery is not None]
-        return {
-            "streams": len(self.streams),
-            "groups": self._serving.n_groups,
-            "waiters": len(self._parked),
-            "outstanding": sum(state.n_outstanding for state in self._serving.active),
-            "window_rows": sum(window.n_rows for window in windows),
-            "window_bytes": sum(window.n_bytes for window in windows),
-        }
+        return bookkeeping.numbers(self.streams.values(), self._serving, len(self._parked))

@@ -110,7 +110,7 @@ class Deletions:
         self._clean()
         while (request := self._inbox.get()) is not None:
             try:
-                self._remove(StreamRef(request.beamtime, request.source, request.stream), force=request.force)
+                self._remove(request)
             except AsapoError as exc:
                 self._answer(Failed(request.request, to_wire(exc)))
             except Exception as exc:
@@ -123,11 +123,14 @@ class Deletions:
             if self._inbox.empty():
                 self._clean()
 
-    def _remove(self, ref: StreamRef, *, force: bool) -> None:
+    def _remove(self, request: RemoveStream) -> None:
+        ref = StreamRef(request.beamtime, request.source, request.stream)
         index = self._directory.find(ref.beamtime)
         if index is None:
             raise UnknownStream(f"no stream {ref}: nothing was deleted", source=ref.source, stream=ref.stream)
-        deletion = index.delete_stream(ref, force=force, folders=[str(stream_dir(self._root, ref))])
+        deletion = index.delete_stream(
+            ref, force=request.force, number=request.number, folders=[str(stream_dir(self._root, ref))]
+        )
         log.info("stream %s is deleted (deletion %d)", ref, deletion.no)
         failpoint("delete.after-commit")
         if any(one.no == deletion.no for one in self._finish(index)):

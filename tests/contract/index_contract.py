@@ -807,6 +807,7 @@ class IndexContract:
         assert caught.value.sessions == 1
         assert number(index)
         index.delete_stream(ref(), force=True)
+
         def pass_time() -> None:
             clock.now_s += TIMEOUT_S + 1
 
@@ -819,6 +820,15 @@ class IndexContract:
                 index.delete_stream(ref())
             end()
             index.delete_stream(ref())
+
+    def test_a_stream_can_be_deleted_by_its_number_only(self, index: MetadataIndex) -> None:
+        index.commit([unit([1])])
+        older = number(index)
+        index.delete_stream(ref(), number=older)
+        index.commit([unit([1])])
+        with pytest.raises(UnknownStream):
+            index.delete_stream(ref(), number=older)
+        index.delete_stream(ref(), number=number(index))
 
     def test_what_lies_in_a_segment_of_before_a_deletion_is_not_taken(self, index: MetadataIndex) -> None:
         begun = index.last_deletion()

@@ -45,6 +45,18 @@ def trash(services: LocalServices) -> list[Path]:
     return list((services.data_dir / "beamline").glob("*/*/.deleted-*"))
 
 
+def back(services: LocalServices, consumer: Consumer, *names: str) -> None:
+    """Wait until the present lives of these receivers have registered."""
+    folder = services.data_dir / "state/.receivers"
+    lives = {name: int((folder / f"{name}.epoch").read_text()) for name in names}
+
+    def registered() -> bool:
+        known = {one["receiver_id"]: one["epoch"] for one in consumer.receivers()}
+        return all(known.get(name) == epoch for name, epoch in lives.items())
+
+    wait_until(registered, "the receivers are back")
+
+
 def delete(consumer: Consumer) -> None:
     try:
         consumer.delete_stream("s", timeout_s=1.5)
@@ -62,7 +74,7 @@ def test_a_receiver_that_dies_while_it_deletes_leaves_all_or_nothing(
     with consumer_of(services) as consumer:
         assert read(consumer) == [(1, b"a"), (2, b"b")]
         restart(services, "r1", f"{place}:1:kill")
-        wait_until(lambda: consumer.receivers(), "the receiver is back")
+        back(services, consumer, "r1")
         delete(consumer)
     wait_until(lambda: services.ended("r1"), "the receiver has met its end")
     if revived == "reindex":
@@ -90,7 +102,7 @@ def test_a_core_that_dies_before_it_forgets_the_groups_forgets_them_later(servic
         assert len(read(consumer)) == 2
     restart(services, "broker", "delete.before-forget:1:kill")
     with consumer_of(services) as consumer:
-        wait_until(lambda: consumer.receivers(), "the receiver is back")
+        back(services, consumer, "r1")
         delete(consumer)
     wait_until(lambda: services.ended("broker"), "the core has met its end")
     restart(services, "broker")
@@ -142,7 +154,7 @@ def test_a_receiver_that_dies_while_it_finishes_a_deletion_at_its_start_finishes
     fill(services, [b"a"])
     restart(services, "r1", "delete.after-commit:1:kill")
     with consumer_of(services) as consumer:
-        wait_until(lambda: consumer.receivers(), "the receiver is back")
+        back(services, consumer, "r1")
         delete(consumer)
         wait_until(lambda: services.ended("r1"), "the receiver has met its end")
         for place in ("delete.before-rename", "delete.after-move"):
@@ -161,7 +173,7 @@ def test_another_receiver_finishes_a_deletion_before_it_writes(services: LocalSe
     for name in ("r1", "r2"):  # whichever is asked
         restart(services, name, "delete.after-commit:1:kill")
     with consumer_of(services) as consumer:
-        wait_until(lambda: len(consumer.receivers()) == 2, "the receivers are back")
+        back(services, consumer, "r1", "r2")
         delete(consumer)
         wait_until(lambda: services.ended("r1") or services.ended("r2"), "one has met its end")
         fill(services, [b"new"])  # to the other one

@@ -228,7 +228,7 @@ def test_without_a_receiver_nothing_is_deleted(tmp_path: Path) -> None:
         own.end("r1")
         with connect(own) as consumer:
             with pytest.raises(IndexUnavailable, match="no receiver"):
-                consumer.delete_stream("s")
+                consumer.delete_stream("s", timeout_s=0.5)
             assert consumer.get_last(stream="s").id == 1
 
 

@@ -164,8 +164,9 @@ class Administration(Lookups):
             If there is no such stream.
         StreamBusy
             If it is not finished and a live producer writes to it: call `finish_stream` or close the producer first.
-        IndexUnavailable, LinkLost, DeadlineExceeded
-            If no receiver is there to delete it, or one ended meanwhile: then it is deleted, or as it was; try again.
+        IndexUnavailable, DeadlineExceeded
+            If no receiver was there to delete it in time, or one ended meanwhile: then it is deleted, or as it was, and
+            may be called again.
         """
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
-        self._run(plans.delete_stream(place, wait_s, force=force, missing_ok=missing_ok))
+        self._run(plans.delete_stream(place, wait_s, self._client.clock, force=force, missing_ok=missing_ok))

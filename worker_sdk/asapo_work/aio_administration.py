@@ -88,4 +88,4 @@ class AsyncAdministration(AsyncLookups):
     ) -> None:
         """Delete a stream for good; see `Consumer.delete_stream`."""
         place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
-        await self._run(plans.delete_stream(place, wait_s, force=force, missing_ok=missing_ok))
+        await self._run(plans.delete_stream(place, wait_s, self._client.clock, force=force, missing_ok=missing_ok))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
-from asapo.errors import Gap, LeaseLost, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
+from asapo.errors import Gap, IndexUnavailable, LeaseLost, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
 from asapo.models import MAX_ID, check_id, check_name
 from asapo.wire.events import (
     Acknowledge,
@@ -301,13 +301,27 @@ def describe(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]
     return dict(expect((yield Ask(Describe, {"source": source, "stream": stream}, timeout_s)), Done).result)
 
 
-def delete_stream(place: Place, timeout_s: float, *, force: bool, missing_ok: bool) -> Plan[None]:
-    """Have a stream deleted."""
+def delete_stream(place: Place, timeout_s: float, clock: Clock, *, force: bool, missing_ok: bool) -> Plan[None]:
+    """Have the stream deleted that has the name now."""
+    deadline_s = clock() + timeout_s
     try:
-        expect((yield Ask(DeleteStream, {**place.fields, "force": force}, timeout_s)), Done)
+        facts = expect((yield Ask(Describe, place.fields, timeout_s)), Done).result
     except UnknownStream:
-        if not missing_ok:
-            raise
+        if missing_ok:
+            return
+        raise
+    fields = {**place.fields, "force": force, "number": facts.get("number", 0)}
+    while True:
+        try:
+            expect((yield Ask(DeleteStream, fields, max(0.0, deadline_s - clock()))), Done)
+        except UnknownStream:
+            return  # deleted by a request whose answer was lost, or by somebody else
+        except IndexUnavailable:
+            if clock() >= deadline_s:
+                raise
+            yield Pause(PAUSE_S)
+        else:
+            return
 
 
 def stream_meta(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:

@@ -231,8 +231,7 @@ class StreamStore:
 
     def opened(self, ref: StreamRef) -> SegmentHandle | None:
         """Return the segment that is open for a stream."""
-        opened = self._open.get(ref)
-        return opened and opened.handle
+        return (opened := self._open.get(ref)) and opened.handle
 
     def discard(self, segment: SegmentHandle) -> None:
         """Close a segment in which nothing counts, since its stream was deleted, and remove what is left of it."""

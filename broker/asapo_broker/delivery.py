@@ -8,16 +8,25 @@ from math import inf
 from typing import Any, Final
 
 from asapo.delivery.answers import deleted_stream
-from asapo.errors import AsapoError, DeadlineExceeded, LeaseLost, QueueFull, UnknownGroup, WrongInput
+from asapo.errors import AsapoError, DeadlineExceeded, LeaseLost, QueueFull, UnknownGroup
 from asapo.failpoints import failpoint
 from asapo.models import MAX_ID, StreamRef
 from asapo.wire.events import Acknowledge, GetNext, Nack
 from asapo_broker import bookkeeping
 from asapo_broker.administering import unknown_group
-from asapo_broker.announced import AnnouncedUnit, announced
+from asapo_broker.announced import AnnouncedUnit, announced, announced_head
 from asapo_broker.checks import check_request, check_values
 from asapo_broker.feed import (
-    Feed, GroupReady, Job, LoadParts, Looked, Opened, PartsLoaded, RowsLoaded, Tail, Vanished,
+    Feed,
+    GroupReady,
+    Job,
+    LoadParts,
+    Looked,
+    Opened,
+    PartsLoaded,
+    RowsLoaded,
+    Tail,
+    Vanished,
 )  # fmt: skip
 from asapo_broker.registry import Registry
 from asapo_broker.saves import Save
@@ -285,13 +294,10 @@ class Delivery:
             if state is not None and state.follows(unit) and self._push(state, unit, now_s):
                 grown.add(state)
         for head in heads:
-            try:
-                source, stream, seq = head
-                state = self.streams.get((beamtime, source, stream))
-            except (TypeError, ValueError):
-                raise WrongInput(f"announced head {head!r:.80}: expected [source, stream, head_seq]") from None
+            source, stream, seq = announced_head(head)
+            state = self.streams.get((beamtime, source, stream))
             self._tally.announcements += 1
-            if state is None or type(seq) is not int:
+            if state is None:
                 continue
             feed = state.feed
             feed.announced_seq = max(feed.announced_seq, min(seq, MAX_ID))

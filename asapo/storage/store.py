@@ -231,7 +231,8 @@ class StreamStore:
 
     def opened(self, ref: StreamRef) -> SegmentHandle | None:
         """Return the segment that is open for a stream."""
-        return (opened := self._open.get(ref)) and opened.handle
+        opened = self._open.get(ref)
+        return None if opened is None else opened.handle
 
     def discard(self, segment: SegmentHandle) -> None:
         """Close a segment in which nothing counts, since its stream was deleted, and remove what is left of it."""
@@ -240,15 +241,11 @@ class StreamStore:
             self._retire(opened)
         self._remove(segment.path)
 
-    def close_removed(self) -> None:
-        """Close segments whose files are gone: as long as they are open they take room."""
-        for opened in [one for one in self._open.values() if not one.owed and one.writer.is_removed]:
-            self._retire(opened)
-
     def close_idle(self, idle_s: float) -> int:
-        """Close segments that were unused for `idle_s` seconds; return how many."""
+        """Close segments that were unused for `idle_s` seconds, or whose files are gone; return how many."""
         before = time.monotonic() - idle_s
-        idle = [opened for opened in self._open.values() if opened.used_s <= before and not opened.owed]
+        at_rest = [opened for opened in self._open.values() if not opened.owed]
+        idle = [opened for opened in at_rest if opened.used_s <= before or opened.writer.is_removed]
         for opened in idle:
             self._retire(opened)
         return len(idle)

@@ -90,7 +90,6 @@ class Writer:
         """Return what is to be stored next, up to a bound; close segments that nobody writes to, also while busy."""
         now_s = time.monotonic()
         if now_s >= self._idle_check_due_s:
-            self._store.close_removed()
             self._store.close_idle(IDLE_S)
             self._idle_check_due_s = now_s + IDLE_CHECK_S
         self._listen(now_s)

@@ -132,8 +132,7 @@ def test_the_part_of_a_receiver_that_is_down_does_not_come_back(services: LocalS
     with consumer_of(services) as consumer:
         assert consumer.stream_info(stream="s")["n_messages"] == 8
         consumer.delete_stream("s")
-        services.cure("r2")
-        services.restart("r2")
+        restart(services, "r2")
         assert not is_there(consumer)
         with pytest.raises(UnknownStream):
             consumer.get_by_id(1, stream="s")

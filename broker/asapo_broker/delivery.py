@@ -129,10 +129,9 @@ class Delivery:
         state = self.streams.get(name)
         if state is None:
             check_request(event)
-            ref = StreamRef(*name)
             if len(self.streams) >= self._settings.max_streams:
                 raise QueueFull(f"{len(self.streams)} streams are being read already", limit=self._settings.max_streams)
-            state = self.streams[name] = StreamState(Feed(ref), now_s)
+            state = self.streams[name] = StreamState(Feed(StreamRef(*name)), now_s)
             self._load(state.feed)
         state.used_s = now_s
         return state
@@ -288,8 +287,7 @@ class Delivery:
             If an entry is none.
         """
         grown: set[StreamState] = set()
-        for entry in units:
-            unit = announced(entry)
+        for unit in map(announced, units):
             state = self.streams.get((beamtime, unit.source, unit.stream))
             if state is not None and state.follows(unit) and self._push(state, unit, now_s):
                 grown.add(state)
@@ -369,8 +367,7 @@ class Delivery:
     def _expire_leases(self, now_s: float) -> None:
         for state in list(self._serving.active):
             assert state.delivery is not None
-            expired = state.delivery.expire(now_s, time.time_ns())
-            if expired:
+            if expired := state.delivery.expire(now_s, time.time_ns()):
                 self._tally.leases_expired += sum(map(len, expired.values()))
                 self._serving.changed.add(state)
                 failpoint("lease.after-expiry")

@@ -101,7 +101,8 @@ def write_snapshot(
             files.rename(draft, folder / SNAPSHOT_FILE)
         except BaseException:
             files.close(file)
-            files.unlink(draft)
+            with suppress(StorageError):  # the folder may be gone, with a deleted stream
+                files.unlink(draft)
             raise
     return folder / SNAPSHOT_FILE
 

@@ -33,6 +33,7 @@ COMMANDS: Final = {
         "list messages that a group gave up, give them out again, or drop them",
     ),
     "seek": ("asapo_work.cli.seek", "let a group go on at another place of its stream"),
+    "delete": ("asapo_work.cli.delete", "delete a stream: messages, files, groups"),
     "stages": ("asapo_work.cli.stages", "show what analysis stages do"),
     "reindex": ("asapo.reindex", "make indexes anew from the journals"),
     "verify": ("asapo.verify", "compare every payload of a folder with its checksum"),

@@ -221,7 +221,7 @@ class LeaseLost(DeliveryError):
 
 
 class StreamBusy(DeliveryError):
-    """Another live session numbers this stream; give ids or a substream."""
+    """A live session numbers this stream: give ids or a substream. Or it is to be deleted: finish it first."""
 
     code = "stream_busy"
     retriable = True

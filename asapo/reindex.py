@@ -15,8 +15,18 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from asapo.errors import AsapoError, ConfigError, DamagedFile, StorageError, WrongInput
+from asapo.errors import (
+    AsapoError,
+    ConfigError,
+    DamagedFile,
+    IndexUnavailable,
+    StorageError,
+    UnsupportedVersion,
+    WrongInput,
+)
+from asapo.index.deletion import move_files
 from asapo.index.directory import FILE_NAME
+from asapo.index.interface import Deletion
 from asapo.index.rebuild import Rebuilt, journals_of, rebuild, stream_ref
 from asapo.index.snapshot import Snapshot, why_stale
 from asapo.index.snapshot_write import NotReady, write_snapshot
@@ -115,6 +125,8 @@ def reindex(folders: Sequence[Path], state: Path, *, partial: bool = False, quie
     found = find_recorded(folders)
     target = state / encode_name(beamtime_of(found)) / FILE_NAME
     made = Reindexed(Rebuilt(beamtime=beamtime_of(found)), target)
+    deletions = _finish_deletions(made)
+    found = find_recorded(folders)
     keys = _look_at_old(made, {read_tier_uuid(folder.parent) for folder in folders}, partial=partial)
     draft = target.parent / f"reindex-{uuid.uuid4().hex}"
     default_files().mkdirs(draft)
@@ -122,6 +134,7 @@ def reindex(folders: Sequence[Path], state: Path, *, partial: bool = False, quie
         index = SqliteIndex(draft / FILE_NAME, made.rebuilt.beamtime)
         with closing(index):
             made.rebuilt = _rebuild(index, found, quiet=quiet)
+            index.keep_deletions(deletions)
             if keys:
                 index.declare_keys(keys)
             for ref in made.rebuilt.streams:
@@ -235,6 +248,22 @@ def _look_at_old(made: Reindexed, tiers: set[str], *, partial: bool) -> list[str
     if made.memory_lost:
         made.notes.append(f"{made.memory_lost} messages of level memory are in no journal: lost from the index")
     return keys
+
+
+def _finish_deletions(made: Reindexed) -> list[Deletion]:
+    """Return which streams were deleted; finish what a receiver died at, or its journals would bring them back."""
+    if not made.index.exists():
+        return []
+    try:
+        with closing(SqliteIndex(made.index, made.rebuilt.beamtime)) as index:
+            for one in index.deletions():
+                if not one.moved:
+                    index.finish_deletion(one.no, move_files)
+                    made.notes.append(f"the deletion of {one.ref} is finished: a receiver had died at it")
+            return index.deletions()
+    except (DamagedFile, IndexUnavailable, UnsupportedVersion, WrongInput) as exc:
+        made.notes.append(f"deletions of streams in the index of before cannot be read ({exc}): one may be undone")
+        return []
 
 
 def _put_in_place(draft: Path, target: Path) -> None:

@@ -23,6 +23,11 @@ def unknown_stream(ref: StreamRef) -> UnknownStream:
     return UnknownStream(f"stream {ref} is not known (yet)", stream=ref.stream, source=ref.source)
 
 
+def deleted_stream(ref: StreamRef) -> UnknownStream:
+    """Answer for a stream that was deleted while somebody waited for it."""
+    return UnknownStream(f"stream {ref} was deleted", stream=ref.stream, source=ref.source)
+
+
 def nothing_yet(window: StreamWindow) -> NothingYet:
     """Answer that there is nothing to read now."""
     return NothingYet(f"nothing to read yet; highest id is {window.id_max}", id_max=window.id_max)

@@ -30,6 +30,11 @@ FIND: Final = (
     "WHERE stream_no = ? AND id = ? AND substream = ?"
 )
 STORED: Final = "SELECT segment, t_ingest_ns FROM message WHERE stream_no = ? AND id = ? AND substream = ?"
+ADD_STREAM: Final = (
+    "INSERT OR IGNORE INTO stream(no, source, stream) SELECT 1 + max(ifnull((SELECT max(no) FROM stream), 0), "
+    "ifnull((SELECT max(stream_no) FROM deletion), 0)), ?, ?"
+)
+"""The number of a stream that was deleted is never given again."""
 ADD_FILE: Final = (
     "INSERT INTO segment(path, receiver_id, epoch, tier_uuid, boot_id, source, stream, closed) "
     "VALUES(?, ?, ?, ?, ?, ?, ?, 1)"
@@ -63,7 +68,7 @@ def parse_shape(text: str) -> tuple[int, ...]:
 
 
 class Names:
-    """Numbers of streams and formats, looked up once; numbers never change, so the cache is never wrong.
+    """Numbers of streams and formats, looked up once; they hold until a stream is deleted: `refresh` notices.
 
     A transaction that is rolled back may have given numbers that do not last: `forget` after each.
     """
@@ -71,6 +76,30 @@ class Names:
     def __init__(self) -> None:
         self._streams: dict[tuple[str, str], int] = {}
         self._formats: dict[Format, int] = {}
+        self._deletions = 0
+        self._deleted: dict[tuple[str, str], int] = {}
+
+    def refresh(self, connection: sqlite3.Connection) -> None:
+        """Take note of deletions by whichever process; at the begin of each transaction."""
+        ((last,),) = connection.execute("SELECT ifnull(max(no), 0) FROM deletion").fetchall()
+        if last != self._deletions:
+            self.forget()
+            found = connection.execute(
+                "SELECT source, stream, max(no) FROM deletion GROUP BY source, stream"
+            ).fetchall()
+            self._deleted = {(source, stream): no for source, stream, no in found}
+            self._deletions = last
+
+    def void(self, units: Sequence[UnitRecord]) -> set[int]:
+        """Return the positions of units whose segment was begun before their stream was deleted."""
+        last = self._deletions
+        return {
+            at
+            for at, unit in enumerate(units)
+            if unit.begun is not None
+            and unit.begun < last
+            and unit.begun < self._deleted.get((unit.ref.source, unit.ref.stream), 0)
+        }
 
     def forget(self) -> None:
         """Drop everything."""
@@ -82,7 +111,7 @@ class Names:
         no = self._streams.get((source, stream))
         if no is None:
             names = (source, stream)
-            connection.execute("INSERT OR IGNORE INTO stream(source, stream) VALUES(?, ?)", names)
+            connection.execute(ADD_STREAM, names)
             select = "SELECT no FROM stream WHERE source = ? AND stream = ?"
             no = self._streams[names] = int(connection.execute(select, names).fetchall()[0][0])
         return no

@@ -77,6 +77,9 @@ class UnitRecord:
     """The message that each was computed from; the origin's stream belongs to the same beamtime."""
     session: SessionMark | None = None
     """None when nobody waits for this unit any more (replay of a journal)."""
+    begun: int | None = None
+    """The last deletion that was known when the unit's segment was begun: the unit is void if its stream was deleted
+    since. None: it lies in no segment, and belongs to the stream that has the name now."""
     file: OwnFile | None = None
     """Of a unit of one message: the file that its payload lies in. The index gives it a number when it takes the
     message, and refuses a message whose file belongs to another one; `segment` and `offsets` are 0 then."""
@@ -105,6 +108,8 @@ class UnitOutcome(NamedTuple):
     """Number under which the index knows the unit's format."""
     segment: int = 0
     """Number under which the index knows the unit's own file; 0 when it has none, or was refused."""
+    void: bool = False
+    """Nothing was taken: the unit lies in a segment of a stream that was deleted. It must be stored anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,6 +133,19 @@ class OpenSegment:
     path: str
     epoch: int
     ref: StreamRef
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """A stream that was deleted; another one may have its name since."""
+
+    no: int
+    """Higher than that of every deletion before in this beamtime."""
+    ref: StreamRef
+    folders: tuple[str, ...]
+    """Where its files lay."""
+    moved: bool
+    """They are out of the way of a new stream."""
 
 
 class StreamHead(NamedTuple):
@@ -208,6 +226,30 @@ class MetadataIndex(Protocol):
     def finish_stream(self, ref: StreamRef, last_id: int, next_stream: str) -> None:
         """Note the end of a stream; again with the same values is fine, else WrongInput."""
 
+    def delete_stream(
+        self, ref: StreamRef, *, force: bool = False, number: int = 0, folders: Sequence[str] = ()
+    ) -> Deletion:
+        """Forget a stream, if a number is given only the one that has it; its name is free for a new one.
+
+        UnknownStream when there is none; StreamBusy, unless forced, when it is not finished and a session is live on
+        it. Its files lie in `folders`, and wherever segments of it are registered.
+        """
+
+    def last_deletion(self) -> int:
+        """Return the number of the newest deletion, 0 when there was none."""
+
+    def deletions(self, after: int = 0) -> list[Deletion]:
+        """Return the deletions with higher numbers, in their order."""
+
+    def finish_deletion(self, no: int, move: Callable[[Deletion], None]) -> None:
+        """Forget a deleted stream's segments and have its files moved, while nobody commits; once for each deletion."""
+
+    def clean_deleted(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Remove what nobody can see any more of deleted streams, in short transactions; `stopped` ends it early."""
+
+    def withdraw_segment(self, no: int) -> None:
+        """Forget a segment that no message lies in."""
+
     def set_stream_meta(self, ref: StreamRef, text: str) -> None:
         """Set the stream's metadata (one JSON object as text), creating the stream if need be."""
 
@@ -235,7 +277,7 @@ class MetadataIndex(Protocol):
         """Return the beamtime's metadata as text."""
 
     def stream_no(self, ref: StreamRef) -> int | None:
-        """Return the number of a stream, None when there is no such stream; numbers never change."""
+        """Return the number of a stream, None when there is no such stream. Numbers never change, nor come again."""
 
     def stream_refs(self, nos: Iterable[int]) -> dict[int, StreamRef]:
         """Return the names of streams by number, also of such that are known only as an origin."""

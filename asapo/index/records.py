@@ -38,7 +38,7 @@ def tier_uuid_of(segment: Path) -> str:
 
 def record_from_put(
     ref: StreamRef, put: Put, *, base: int, segment: int, skip: Collection[int], received_ns: int,
-    session: bytes = b"", receiver_id: str = "", file: OwnFile | None = None,
+    session: bytes = b"", receiver_id: str = "", file: OwnFile | None = None, begun: int | None = None,
 ) -> UnitRecord:  # fmt: skip
     """Return the index's record of a Put without the messages whose indices are in `skip`.
 
@@ -54,6 +54,8 @@ def record_from_put(
         The producer's session; empty when nobody waits for this unit any more.
     file : OwnFile, optional
         The file that holds the payload, instead of a segment.
+    begun : int, optional
+        See `UnitRecord.begun`.
     """
     if file is not None:
         base = segment = 0
@@ -73,6 +75,6 @@ def record_from_put(
     return UnitRecord(
         ref=ref, ids=ids, substream=put.substream, dataset_size=put.dataset_size, segment=segment, offsets=offsets,
         sizes=sizes, checksums=checksums, format=put.format, metas=metas, t_acq_ns=acquired, t_ingest_ns=received_ns,
-        origins=origins, file=file,
+        origins=origins, file=file, begun=begun,
         session=SessionMark(session, put.closed_below, receiver_id) if session else None,
     )  # fmt: skip

@@ -14,7 +14,7 @@ from asapo.errors import ConfigError, DamagedFile, UnsupportedVersion, WrongInpu
 MAGIC: Final = 0x41534150
 """`application_id` of the file: "ASAP" (R37)."""
 MAJOR: Final = 1
-MINOR: Final = 1
+MINOR: Final = 2
 SEQ_BITS: Final = 40
 """A message's key is stream number << 40 | seq: rows of a stream lie together in the order of arrival."""
 SEQ_MASK: Final = (1 << SEQ_BITS) - 1
@@ -72,7 +72,14 @@ CREATE TABLE IF NOT EXISTS pair(
   PRIMARY KEY(of_stream, side, value, row_key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS paired(stream_no INTEGER PRIMARY KEY, head_seq INTEGER NOT NULL, keys TEXT NOT NULL);
 """
-"""What minor version 1 added (`asapo.index.pairs`): a file of minor version 0 gets it when it is opened."""
+"""What minor version 1 added (`asapo.index.pairs`): a file of an older minor version gets it when it is opened."""
+TABLES_1_2: Final = """
+CREATE TABLE IF NOT EXISTS deletion(
+  no INTEGER PRIMARY KEY, stream_no INTEGER NOT NULL, source TEXT NOT NULL, stream TEXT NOT NULL,
+  folders TEXT NOT NULL, moved INTEGER NOT NULL DEFAULT 0, cleaned INTEGER NOT NULL DEFAULT 0);
+CREATE UNIQUE INDEX IF NOT EXISTS deletion_stream ON deletion(stream_no);
+"""
+"""What minor version 2 added (`asapo.index.deletion`), in the same way."""
 
 NETWORK_FILE_SYSTEMS: Final = frozenset({
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.sshfs",
@@ -156,6 +163,7 @@ def _bring_up_to_date(connection: sqlite3.Connection) -> None:
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version < MAJOR << 16 | MINOR:
         _execute(connection, TABLES_1_1)
+        _execute(connection, TABLES_1_2)
         connection.execute(f"PRAGMA user_version = {MAJOR << 16 | MINOR}")
 
 

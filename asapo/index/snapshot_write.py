@@ -17,6 +17,7 @@ import xxhash
 
 from asapo.errors import StorageError
 from asapo.index.database import translated
+from asapo.index.deletion import NAMED
 from asapo.index.ingest import parse_shape
 from asapo.index.schema import SEQ_BITS, SEQ_MASK
 from asapo.index.snapshot import ALIGN, COLUMNS, DTYPE, FILE_HEADER, TRAILER
@@ -95,12 +96,21 @@ def write_snapshot(
             # Not synced: that would push the stream's fresh segments to the disk, too, while the next one comes in.
             # What a power loss leaves of a snapshot fails its checksum, and the journals are read.
             files.close(file)
+            connection.execute("COMMIT")
+            _check_there(connection, ref, no)
             files.rename(draft, folder / SNAPSHOT_FILE)
         except BaseException:
             files.close(file)
-            files.unlink(draft)
+            with suppress(StorageError):  # the folder may be gone, with a deleted stream
+                files.unlink(draft)
             raise
     return folder / SNAPSHOT_FILE
+
+
+def _check_there(connection: sqlite3.Connection, ref: StreamRef, no: int) -> None:
+    """Raise NotReady when the stream was deleted meanwhile: the folder may be that of a new one."""
+    if not connection.execute("SELECT 1 FROM stream WHERE no = ?", (no,)).fetchall():
+        raise NotReady(f"{ref} was deleted")
 
 
 @contextmanager
@@ -198,9 +208,7 @@ def _tables(connection: sqlite3.Connection, no: int) -> dict[str, Any]:
     formats = connection.execute(
         f"SELECT no, dtype, shape, codec FROM format WHERE no {used.format('format')}", _span(no)
     ).fetchall()
-    origins = connection.execute(
-        f"SELECT no, source, stream FROM stream WHERE no {used.format('origin')}", _span(no)
-    ).fetchall()
+    origins = connection.execute(f"{NAMED} WHERE no {used.format('origin')}", _span(no)).fetchall()
     return {
         "formats": [[number, dtype, list(parse_shape(shape)), codec] for number, dtype, shape, codec in formats],
         "origins": [list(row) for row in origins],

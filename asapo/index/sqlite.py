@@ -12,7 +12,7 @@ from typing import Any, Final
 from asapo.errors import IndexUnavailable, UnknownStream, WrongInput
 from asapo.failpoints import failpoint
 from asapo.hostinfo import boot_id as boot_id_of_host
-from asapo.index import ingest, keys, pairs, schema, sessions
+from asapo.index import deletion, ingest, keys, pairs, schema, sessions
 from asapo.index.database import BUSY_TIMEOUT_S, Database
 from asapo.index.interface import (
     SESSION_TIMEOUT_S,
@@ -41,7 +41,7 @@ _LAST_COMPLETE: Final = (
 _BY_ID: Final = f"SELECT {ROW_SQL} FROM message WHERE stream_no = ? AND id "
 
 
-class SqliteIndex(SqliteQueries):
+class SqliteIndex(SqliteQueries, deletion.SqliteDeletions):
     """`MetadataIndex` in one SQLite file.
 
     Parameters
@@ -86,9 +86,7 @@ class SqliteIndex(SqliteQueries):
         self._make_folder()
         self._names = ingest.Names()
         self._database = Database(self.path, busy_timeout_s=busy_timeout_s)
-        self._refs = Lookup(
-            self._database, "SELECT no, source, stream FROM stream", lambda row: StreamRef(beamtime, row[1], row[2])
-        )
+        self._refs = Lookup(self._database, deletion.NAMED, lambda row: StreamRef(beamtime, row[1], row[2]))
         self._formats = Lookup(
             self._database,
             "SELECT no, dtype, shape, codec FROM format",
@@ -124,6 +122,7 @@ class SqliteIndex(SqliteQueries):
     def _writing(self) -> Iterator[sqlite3.Connection]:
         try:
             with self._database.writing() as connection:
+                self._names.refresh(connection)
                 yield connection
         except BaseException:
             self._names.forget()
@@ -140,10 +139,15 @@ class SqliteIndex(SqliteQueries):
 
     def _commit(self, units: Sequence[UnitRecord], how: Callable[..., list[UnitOutcome]]) -> list[UnitOutcome]:
         with self._writing() as connection:
-            outcomes = how(connection, self._names, units)
-            ingest.mark_sessions(connection, self._names, units, self._clock_s())
+            void = self._names.void(units)
+            taken = [unit for at, unit in enumerate(units) if at not in void] if void else units
+            outcomes = how(connection, self._names, taken)
+            ingest.mark_sessions(connection, self._names, taken, self._clock_s())
             failpoint("index.before-commit")
+        if not void:
             return outcomes
+        rest = iter(outcomes)
+        return [UnitOutcome(0, 0, void=True) if at in void else next(rest) for at in range(len(units))]
 
     def _own(self, ref: StreamRef) -> None:
         if ref.beamtime != self.beamtime:
@@ -267,7 +271,7 @@ class SqliteIndex(SqliteQueries):
         return str(self._database.read("SELECT value FROM info WHERE name = 'meta'")[0][0])
 
     def stream_no(self, ref: StreamRef) -> int | None:
-        """Return the number of a stream, None when there is no such stream; numbers never change."""
+        """Return the number of a stream, None when there is no such stream."""
         rows = self._named("SELECT no FROM stream", ref)
         return int(rows[0][0]) if rows else None
 

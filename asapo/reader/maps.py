@@ -33,17 +33,29 @@ def _on_tier(segment: SegmentInfo) -> bool:
 class _Map:
     """One mapped file; lives on, evicted or not, as long as somebody holds a view of it."""
 
-    __slots__ = ("file_map", "size", "view")
+    __slots__ = ("file_map", "inode", "size", "view")
 
     def __init__(self, path: str) -> None:
         flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0) | getattr(os, "O_NOFOLLOW", 0)
         fd = os.open(path, flags)
         try:
-            self.file_map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ) if os.fstat(fd).st_size else None
+            facts = os.fstat(fd)
+            self.file_map = mmap.mmap(fd, 0, access=mmap.ACCESS_READ) if facts.st_size else None
+            self.inode = (facts.st_dev, facts.st_ino)
         finally:
             os.close(fd)
         self.view = memoryview(self.file_map) if self.file_map is not None else memoryview(b"")
         self.size = self.view.nbytes
+
+    def is_at(self, path: str) -> bool:
+        """Say whether this is the file at the path: once a stream is deleted, another one's message may have it."""
+        if is_segment(path):
+            return True  # such a name is never given twice
+        try:
+            facts = os.stat(path)
+        except OSError:
+            return False
+        return self.inode == (facts.st_dev, facts.st_ino)
 
     def size_now(self) -> int:
         """Return the file's size on disk now; pages beyond it must not be touched."""
@@ -115,7 +127,7 @@ class SegmentMaps:
         answer of the broker. Raises as `view`.
         """
         path, held = self._latest
-        if path != segment.path or held is None or end > held.size:
+        if path != segment.path or held is None or end > held.size or not held.is_at(path):
             held = self._find(segment.path, end)
         size = min(held.size, held.size_now())
         if end > size:
@@ -126,7 +138,7 @@ class SegmentMaps:
         """Return the map of a file, made anew when it ends before `end`."""
         with self._lock:
             held = self._maps.get(path)
-            if held is None or end > held.size:
+            if held is None or end > held.size or not held.is_at(path):
                 held = self._map(path)
             else:
                 self._maps.move_to_end(path)

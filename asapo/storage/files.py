@@ -169,6 +169,18 @@ class FileOps:
         else:
             self._call("unlink", os.fspath(path), partial(os.unlink, dir_fd=folder), os.path.basename(path))
 
+    def remove_tree(self, path: str | Path) -> None:
+        """Remove a folder and all in it, following no links; fine when it, or part of it, is gone already."""
+        for place, folders, names in os.walk(path, topdown=False):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    self.invoke("unlink", os.path.join(place, name), os.unlink, os.path.join(place, name))
+            for name in folders:
+                if os.path.islink(link := os.path.join(place, name)):
+                    self._call("unlink", link, os.unlink, link)
+            with suppress(FileNotFoundError):
+                self.invoke("rmdir", place, os.rmdir, place)
+
     def fsync(self, file: OpenFile) -> None:
         """Bring bytes and all attributes of the file to the medium."""
         self._call("fsync", file.path, os.fsync, file.fd)

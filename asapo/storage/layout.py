@@ -32,6 +32,8 @@ EPOCH_SUFFIX: Final = ".epoch"
 """In there, behind a receiver's id: its number of lives, locked while it runs."""
 BEAMTIME_PREFIX: Final = "+"
 """Begins the name of a beamtime's own journal; no encoded name holds a plus sign, so no source can take it."""
+TRASH_PREFIX: Final = ".deleted-"
+"""Begins the name of a deleted stream's folder until its files are removed; no encoded name has a leading dot."""
 LONGEST_NAME: Final = 255
 """Longest file name in bytes on the file systems we know."""
 CUT_AT: Final = 200
@@ -168,6 +170,7 @@ def find_journals(folder: str | Path) -> Iterator[Path]:
     """Yield every journal in a tier, beamtime, source or stream folder and below, in the order of their paths."""
     found: list[Path] = []
     for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(TRASH_PREFIX)]
         here = [path for name in names if name.endswith(JOURNAL_SUFFIX) and is_journal(path := Path(place, name))]
         found += here
         # Files of messages may be many, and no journal is among them.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
@@ -107,6 +108,11 @@ class SegmentWriter:
             self._extend()
             if housekeeper is not None:
                 self._grow_at = min(self._grow_at, AHEAD_AFTER_BYTES)
+
+    @property
+    def is_removed(self) -> bool:
+        """Whether the file has no name any more."""
+        return self._file.fd >= 0 and not os.fstat(self._file.fd).st_nlink
 
     @property
     def ahead_bytes(self) -> int:

@@ -23,6 +23,8 @@ class SegmentHandle:
     """Number in the file name, unique for receiver and epoch."""
     index_no: int | None = None
     """Number under which the index knows the segment; filled in by the index thread."""
+    begun: int = 0
+    """The last deletion of a stream that was known when the segment was begun; filled in by `on_opening`."""
 
 
 class OpenSegment:

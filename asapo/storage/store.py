@@ -5,6 +5,7 @@ One `StreamStore` belongs to one writer thread. It keeps a segment and its journ
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from collections import OrderedDict
@@ -228,10 +229,23 @@ class StreamStore:
         if opened is not None:
             self._retire(opened)
 
+    def opened(self, ref: StreamRef) -> SegmentHandle | None:
+        """Return the segment that is open for a stream."""
+        opened = self._open.get(ref)
+        return None if opened is None else opened.handle
+
+    def discard(self, segment: SegmentHandle) -> None:
+        """Close a segment in which nothing counts, since its stream was deleted, and remove what is left of it."""
+        opened = self._open.get(segment.ref)
+        if opened is not None and opened.handle is segment:
+            self._retire(opened)
+        self._remove(segment.path)
+
     def close_idle(self, idle_s: float) -> int:
-        """Close segments that were unused for `idle_s` seconds; return how many."""
+        """Close segments that were unused for `idle_s` seconds, or whose files are gone; return how many."""
         before = time.monotonic() - idle_s
-        idle = [opened for opened in self._open.values() if opened.used_s <= before and not opened.owed]
+        at_rest = [opened for opened in self._open.values() if not opened.owed]
+        idle = [opened for opened in at_rest if opened.used_s <= before or opened.writer.is_removed]
         for opened in idle:
             self._retire(opened)
         return len(idle)
@@ -286,13 +300,23 @@ class StreamStore:
                 break
             self._retire(idle)
         self._number += 1
-        folder = stream_dir(self.tier.root, ref)
-        with self._files.folder_below(self.tier.root, folder.relative_to(self.tier.root).parts):
-            pass  # made, and no link leads elsewhere
-        path = str(folder / segment_name(self.receiver_id, self.epoch, self._number))
-        handle = SegmentHandle(ref, path, self._number)
+        name = segment_name(self.receiver_id, self.epoch, self._number)
+        handle = SegmentHandle(ref, str(stream_dir(self.tier.root, ref) / name), self._number)
         if self._on_opening is not None:
             self._on_opening(handle)
+        try:
+            opened = self._create(handle, ahead_bytes)
+        except StorageError as exc:
+            if exc.fields.get("errno") != errno.ENOENT:
+                raise
+            opened = self._create(handle, ahead_bytes)  # a stream of this name was deleted just now, with its folder
+        self._open[ref] = opened
+        return opened
+
+    def _create(self, handle: SegmentHandle, ahead_bytes: int) -> OpenSegment:
+        path = handle.path
+        with self._files.folder_below(self.tier.root, Path(path).parent.relative_to(self.tier.root).parts):
+            pass  # made, and no link leads elsewhere
         writer = SegmentWriter(
             path,
             self._files,
@@ -302,14 +326,12 @@ class StreamStore:
         )
         failpoint("rotate.between-files")
         try:
-            journal = JournalWriter(journal_path(path), self._head(ref, Path(path).name), self._files)
+            journal = JournalWriter(journal_path(path), self._head(handle.ref, Path(path).name), self._files)
         except StorageError:
             self._quietly(writer.close)
             self._remove(path)
             raise
-        opened = OpenSegment(handle, writer, journal)
-        self._open[ref] = opened
-        return opened
+        return OpenSegment(handle, writer, journal)
 
     def _head(self, ref: StreamRef | None, segment: str) -> dict[str, Any]:
         names = (ref.beamtime, ref.source, ref.stream) if ref else ("", "", "")

@@ -26,16 +26,18 @@ from asapo.index.interface import (
 from asapo.models import MAX_ID, Format, Row, SegmentInfo, StreamInfo, StreamRef, check_name
 from asapo.query import declared_expression
 from asapo.storage.layout import client_path_of
+from asapo.testing.memory_deletions import MemoryDeletions
 from asapo.testing.memory_queries import MemoryQueries
 from asapo.testing.memory_stream import MemorySession, MemoryStream, row_of
 
 
-class MemoryIndex(MemoryQueries):
+class MemoryIndex(MemoryQueries, MemoryDeletions):
     """`MetadataIndex` for tests: same answers, no file, one process."""
 
     def __init__(
         self, beamtime: str, *, session_timeout_s: float = SESSION_TIMEOUT_S, clock_s: Clock = time.monotonic
     ) -> None:
+        super().__init__()
         self.beamtime = check_name("beamtime", beamtime)
         self._session_timeout_s = session_timeout_s
         self._clock_s = clock_s
@@ -84,7 +86,7 @@ class MemoryIndex(MemoryQueries):
             self._check_open()
             for unit in units:
                 self._number(unit.ref)
-            return [self._commit_unit(unit) for unit in units]
+            return [UnitOutcome(0, 0, void=True) if self._void(unit) else self._commit_unit(unit) for unit in units]
 
     def _commit_unit(self, unit: UnitRecord) -> UnitOutcome:
         return self._commit_file(unit, unit.file) if unit.file is not None and unit.ids else self._commit_messages(unit)
@@ -136,7 +138,7 @@ class MemoryIndex(MemoryQueries):
         with self._lock:
             self._check_open()
             if path not in self._segments:
-                no = self._segments[path] = len(self._segments) + 1
+                no = self._segments[path] = len(self._segment_infos) + 1
                 info = SegmentInfo(path, receiver_id, boot_id, tier_uuid)
                 self._segment_infos.append((info, OpenSegment(no, path, epoch, ref)))
             return self._segments[path]
@@ -150,12 +152,15 @@ class MemoryIndex(MemoryQueries):
         return [
             opened
             for info, opened in self._segment_infos
-            if info.receiver_id == receiver_id and opened.no not in self._closed_segments
+            if info.receiver_id == receiver_id and opened.no not in self._closed_segments and self._at_path(opened)
         ]
 
     def known_segments(self, paths: Sequence[str]) -> set[str]:
         """Return those of these paths that are registered."""
-        return {opened.path for _, opened in self._segment_infos} & set(paths)
+        return self._segments.keys() & set(paths)
+
+    def _at_path(self, opened: OpenSegment) -> bool:
+        return self._segments.get(opened.path) == opened.no
 
     def _is_open(self, session: MemorySession) -> bool:
         return not session.closed and session.seen_s > self._clock_s() - self._session_timeout_s
@@ -268,7 +273,8 @@ class MemoryIndex(MemoryQueries):
 
     def segments(self, nos: Iterable[int]) -> dict[int, SegmentInfo]:
         """Return where these segments lie."""
-        return {no: self._segment_infos[no - 1][0] for no in nos if 1 <= no <= len(self._segment_infos)}
+        known = {no: self._segment_infos[no - 1] for no in nos if 1 <= no <= len(self._segment_infos)}
+        return {no: info for no, (info, opened) in known.items() if self._at_path(opened)}
 
     def formats(self, nos: Iterable[int]) -> dict[int, Format]:
         """Return the payload formats by number."""
@@ -312,7 +318,8 @@ class MemoryIndex(MemoryQueries):
     def heads(self, stream_nos: Sequence[int]) -> dict[int, StreamHead]:
         """Return the heads of these streams."""
         with self._lock:
-            return {no: self._head(stream) for no in stream_nos if (stream := self._at(no)) is not None}
+            found = {no: stream for no in stream_nos if (stream := self._at(no)) is not None}
+            return {no: self._head(stream) for no, stream in found.items() if not stream.deleted}
 
     def _head(self, stream: MemoryStream) -> StreamHead:
         end = (stream.finished, stream.last_id, stream.next_stream)

@@ -26,6 +26,7 @@ class MemoryStream:
 
     ref: StreamRef
     known: bool = False
+    deleted: bool = False
     rows: list[Row] = field(default_factory=list)
     by_id: dict[tuple[int, int], int] = field(default_factory=dict)
     """(id, substream) to place in `rows`."""

@@ -8,6 +8,7 @@ from typing import Any, Final
 from asapo.wire.event import Event as Event
 from asapo.wire.event import declare
 from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
+from asapo.wire.stream_events import DeleteStream, RemoveStream
 
 SESSION_BYTES: Final = 16
 
@@ -325,6 +326,9 @@ class Fetch(Event):
     substream: int = 0
     offset: int = 0
     length: int = 0
+    segment: int = 0
+    """Number of the segment that the row names: with it, a message of the same id of a stream that was deleted and made
+    anew is never sent instead. 0: whichever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -345,6 +349,7 @@ KINDS: Final[dict[int, type[Event]]] = {
     48: Register, 49: Announce,
     64: Fetch, 65: Piece,
     80: ListGroups, 81: Seek, 82: DeleteGroup, 83: ListDeadLetters, 84: SettleDeadLetters, 85: Explain,
+    96: DeleteStream, 97: RemoveStream,
 }  # fmt: skip
 """Kind byte to event; 16 is Put (`asapo.wire.put`), whose layout is its own."""
 

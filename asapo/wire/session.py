@@ -40,6 +40,7 @@ from asapo.wire.events import (
 )
 from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
 from asapo.wire.put import Put
+from asapo.wire.stream_events import DeleteStream, RemoveStream
 
 
 class Role(IntEnum):
@@ -68,15 +69,15 @@ Kinds = tuple[type[AnyEvent], ...]
 
 REQUESTS: Final[Kinds] = (
     GetNext, GetLast, GetById, Query, Acknowledge, Nack, Describe, ListStreams, ListReceivers,
-    ListGroups, Seek, DeleteGroup, ListDeadLetters, SettleDeadLetters, Explain,
+    ListGroups, Seek, DeleteGroup, ListDeadLetters, SettleDeadLetters, Explain, DeleteStream,
 )  # fmt: skip
 SPOKEN: Final[dict[Role, Kinds]] = {
     Role.PRODUCER: (Put, OpenStream, FinishStream, SetMeta, Beat),
     Role.RECEIVER: (Ack, Done, Failed, Beat),
     Role.CONSUMER: (*REQUESTS, Beat),
     Role.BROKER: (Rows, Done, Failed, Beat),
-    Role.REGISTRANT: (Register, Announce, Beat),
-    Role.REGISTRY: (Beat,),
+    Role.REGISTRANT: (Register, Announce, Done, Failed, Beat),
+    Role.REGISTRY: (RemoveStream, Beat),
     Role.READER: (Fetch, Beat),
     Role.DATA_SERVER: (Piece, Failed, Beat),
 }

@@ -78,3 +78,10 @@ def announced(entry: Any) -> AnnouncedUnit:
     if not 1 <= unit.first_seq <= MAX_ID or unit.offset < 0:
         raise WrongInput(f"announced unit at seq {unit.first_seq}, offset {unit.offset}: expected numbers from 1 and 0")
     return unit
+
+
+def announced_head(entry: Any) -> tuple[str, str, int]:
+    """Return one entry of `Announce.heads`; raises WrongInput if it is none."""
+    if type(entry) is not list or len(entry) != 3 or tuple(map(type, entry)) != (str, str, int):
+        raise WrongInput(f"announced head {entry!r:.80}: expected [source, stream, head_seq]")
+    return entry[0], entry[1], entry[2]

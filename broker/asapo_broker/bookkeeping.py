@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Any
 
 from asapo.delivery import admin
@@ -50,3 +50,16 @@ def facts(streams: Iterable[StreamState], beamtime: str, source: str, stream: st
                 "workers": sorted((readers | group.cursor.workers()).values()),
             }
     return found
+
+
+def numbers(streams: Collection[StreamState], serving: Serving, n_waiting: int) -> dict[str, int]:
+    """Return how much is in memory."""
+    windows = [state.delivery.window for state in streams if state.delivery is not None]
+    return {
+        "streams": len(streams),
+        "groups": serving.n_groups,
+        "waiters": n_waiting,
+        "outstanding": sum(state.n_outstanding for state in serving.active),
+        "window_rows": sum(window.n_rows for window in windows),
+        "window_bytes": sum(window.n_bytes for window in windows),
+    }

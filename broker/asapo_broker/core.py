@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Final
 
-from asapo.errors import AsapoError, ConfigError, LinkLost, RemoteProtocolError, StorageError, WrongInput, to_wire
+from asapo.errors import AsapoError, LinkLost, RemoteProtocolError, WrongInput, to_wire
 from asapo.index.asked import QueryLimits
-from asapo.storage.layout import CORE_LOCK
 from asapo.transport import Message, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import (
@@ -42,20 +38,24 @@ from asapo.wire.events import (
 from asapo.wire.group_events import DeleteGroup, Explain, ListDeadLetters, ListGroups, Seek, SettleDeadLetters
 from asapo.wire.limits import HEARTBEAT_S
 from asapo.wire.put import Put
+from asapo.wire.stream_events import DeleteStream
 from asapo_broker.bookkeeping import Facts
 from asapo_broker.checks import check_registration
 from asapo_broker.delivery import Delivery
-from asapo_broker.feed import Reply
+from asapo_broker.feed import Forgotten, Reply
 from asapo_broker.indexes import Indexes
 from asapo_broker.listings import Listing
 from asapo_broker.loader import Loader
 from asapo_broker.registry import Registry
+from asapo_broker.removals import Removals
 from asapo_broker.requests import RequestPool
 from asapo_broker.sessions import Peer, Session, Sessions
 from asapo_broker.settings import CoreSettings
 from asapo_broker.stages import check_work, listing
 from asapo_broker.stages import metrics as stage_metrics
+from asapo_broker.state_lock import StateLock
 from asapo_broker.store import CursorStore
+from asapo_broker.streams import GroupRequest
 from asapo_broker.tally import PREFIX, Tally
 
 log = logging.getLogger(__name__)
@@ -68,32 +68,6 @@ CLOCK_S: Final = 0.5
 """Silent sessions and receivers are looked for this often."""
 IDLE_S: Final = 10.0
 LONGEST_WAIT_S: Final = 0.5
-
-
-class StateLock:
-    """Makes sure that one core only works on a state folder; the system lets go of it when the process dies."""
-
-    def __init__(self, state_dir: Path) -> None:
-        path = state_dir / CORE_LOCK
-        try:
-            state_dir.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        except OSError as exc:
-            raise StorageError(
-                f"cannot open {path}: {exc.strerror}; choose a writable state_dir", path=str(path)
-            ) from exc
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._file)
-            raise ConfigError(
-                f"state_dir {str(state_dir)!r} is in use by a running broker (lock on {path}); stop that one first",
-                key="state_dir",
-            ) from None
-
-    def close(self) -> None:
-        """Let go."""
-        os.close(self._file)
 
 
 class Core:
@@ -145,6 +119,14 @@ class Core:
             tables=self._indexes.tables,
             registry=self._registry,
             tally=self.tally,
+        )
+        self._removals = Removals(
+            self._registry,
+            send=self._server.send,
+            reply=self._reply,
+            forget=self._delivery.forget,
+            load=self._loader.submit,
+            serve=lambda peer, event: self._serve_group(peer, event, time.monotonic()),
         )
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -214,6 +196,8 @@ class Core:
                 if isinstance(message, Reply):
                     self.tally.rows_answered += message.n_rows
                     self._reply(message.session, message.header)
+                elif isinstance(message, Forgotten):
+                    self._removals.forgotten(message)
                 else:
                     self._delivery.take(message, now_s)
             except Exception:
@@ -266,10 +250,7 @@ class Core:
         kind = type(event)
         self.tally.requests += 1
         if kind in GROUP_REQUESTS and peer.session is not None:
-            try:
-                self._delivery.request(peer.session, event, now_s)  # type: ignore[arg-type]
-            except AsapoError as exc:
-                self._fail(peer, event, exc)
+            self._serve_group(peer, event, now_s)  # type: ignore[arg-type]
         elif kind is Beat:
             if peer.session is not None:
                 self._delivery.renew(peer.session, now_s)
@@ -283,8 +264,18 @@ class Core:
             self._delivery.announce(event.beamtime, event.heads, event.units, now_s)
         elif isinstance(event, Bye):
             self._leave(peer, event, now_s)
+        elif isinstance(event, Done | Failed):
+            self._removals.answered(peer.identity, event)
         else:
             self._request(peer, event, now_s)
+
+    def _serve_group(self, peer: Peer, event: GroupRequest, now_s: float) -> None:
+        assert peer.session is not None
+        try:
+            if not self._removals.holds(peer, event):
+                self._delivery.request(peer.session, event, now_s)
+        except AsapoError as exc:
+            self._fail(peer, event, exc)
 
     def _leave(self, peer: Peer, event: Bye, now_s: float) -> None:
         self._sessions.forget(peer.identity)
@@ -308,6 +299,8 @@ class Core:
                 self._pool.submit(peer.session, event)
             elif isinstance(event, ListGroups | ListDeadLetters):
                 self._list(peer.session, event, now_s)
+            elif isinstance(event, DeleteStream):
+                self._removals.request(peer.session, event, now_s)
         except AsapoError as exc:
             self._fail(peer, event, exc)
 
@@ -363,6 +356,7 @@ class Core:
             self._sessions.forget(peer.identity)
         for receiver_id in self._registry.expire(now_s):
             log.warning("receiver %s fell silent", receiver_id)
+        self._removals.expire(now_s)
         if now_s >= self._idle_s and not self._store.busy:  # what leaves the memory must be on disk
             self._idle_s = now_s + IDLE_S
             self._delivery.drop_idle(now_s)

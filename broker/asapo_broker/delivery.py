@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterable, Sequence
 from math import inf
 from typing import Any, Final
 
-from asapo.errors import AsapoError, DeadlineExceeded, LeaseLost, QueueFull, UnknownGroup, WrongInput
+from asapo.delivery.answers import deleted_stream
+from asapo.errors import AsapoError, DeadlineExceeded, LeaseLost, QueueFull, UnknownGroup
 from asapo.failpoints import failpoint
 from asapo.models import MAX_ID, StreamRef
 from asapo.wire.events import Acknowledge, GetNext, Nack
 from asapo_broker import bookkeeping
 from asapo_broker.administering import unknown_group
-from asapo_broker.announced import AnnouncedUnit, announced
+from asapo_broker.announced import AnnouncedUnit, announced, announced_head
 from asapo_broker.checks import check_request, check_values
 from asapo_broker.feed import (
     Feed,
@@ -25,7 +26,8 @@ from asapo_broker.feed import (
     PartsLoaded,
     RowsLoaded,
     Tail,
-)
+    Vanished,
+)  # fmt: skip
 from asapo_broker.registry import Registry
 from asapo_broker.saves import Save
 from asapo_broker.serving import Serving
@@ -127,10 +129,9 @@ class Delivery:
         state = self.streams.get(name)
         if state is None:
             check_request(event)
-            ref = StreamRef(*name)
             if len(self.streams) >= self._settings.max_streams:
                 raise QueueFull(f"{len(self.streams)} streams are being read already", limit=self._settings.max_streams)
-            state = self.streams[name] = StreamState(Feed(ref), now_s)
+            state = self.streams[name] = StreamState(Feed(StreamRef(*name)), now_s)
             self._load(state.feed)
         state.used_s = now_s
         return state
@@ -172,6 +173,14 @@ class Delivery:
         if state.delivery is not None:
             self._serving.n_groups -= len(state.delivery.groups)
 
+    def forget(self, ref: StreamRef) -> None:
+        """Let go of a stream that was deleted, or may have been: what is asked of it next, the index answers."""
+        state = self.streams.get((ref.beamtime, ref.source, ref.stream))
+        if state is not None:
+            self._fail_all(list(state.waiting), deleted_stream(ref))
+            self._forget(state)
+            self._serving.active.discard(state)
+
     # -- answering ----------------------------------------------------------------------------------------------
 
     def wake(self, state: StreamState, now_s: float) -> None:
@@ -193,13 +202,17 @@ class Delivery:
 
     def take(self, message: Any, now_s: float) -> None:
         """Take a message of the loader."""
-        feed = message.feed if isinstance(message, Looked | Opened | Tail | PartsLoaded) else message.job.feed
+        feed = (
+            message.feed if isinstance(message, Looked | Opened | Tail | PartsLoaded | Vanished) else message.job.feed
+        )
         ref = feed.ref
         state = self.streams.get((ref.beamtime, ref.source, ref.stream))
         if state is None or state.feed is not feed:
             return  # nobody reads it any more
         if isinstance(message, Tail):
             self._take_tail(state, message, now_s)
+        elif isinstance(message, Vanished):
+            self.forget(ref)
         elif isinstance(message, Opened):
             state.open(message, now_s)
         elif isinstance(message, Looked):
@@ -274,19 +287,15 @@ class Delivery:
             If an entry is none.
         """
         grown: set[StreamState] = set()
-        for entry in units:
-            unit = announced(entry)
+        for unit in map(announced, units):
             state = self.streams.get((beamtime, unit.source, unit.stream))
             if state is not None and state.follows(unit) and self._push(state, unit, now_s):
                 grown.add(state)
         for head in heads:
-            try:
-                source, stream, seq = head
-                state = self.streams.get((beamtime, source, stream))
-            except (TypeError, ValueError):
-                raise WrongInput(f"announced head {head!r:.80}: expected [source, stream, head_seq]") from None
+            source, stream, seq = announced_head(head)
+            state = self.streams.get((beamtime, source, stream))
             self._tally.announcements += 1
-            if state is None or type(seq) is not int:
+            if state is None:
                 continue
             feed = state.feed
             feed.announced_seq = max(feed.announced_seq, min(seq, MAX_ID))
@@ -326,7 +335,9 @@ class Delivery:
         for waiting in list(session.waiting.values()):
             self._unpark(waiting)
         for state in session.readers:
-            if state.delivery is not None and state.delivery.drop_session(session.key, now_s, time.time_ns()):
+            if state.feed.closed or state.delivery is None:
+                continue
+            if state.delivery.drop_session(session.key, now_s, time.time_ns()):
                 self._serving.changed.add(state)
                 self.wake(state, now_s)
         session.readers.clear()
@@ -356,8 +367,7 @@ class Delivery:
     def _expire_leases(self, now_s: float) -> None:
         for state in list(self._serving.active):
             assert state.delivery is not None
-            expired = state.delivery.expire(now_s, time.time_ns())
-            if expired:
+            if expired := state.delivery.expire(now_s, time.time_ns()):
                 self._tally.leases_expired += sum(map(len, expired.values()))
                 self._serving.changed.add(state)
                 failpoint("lease.after-expiry")
@@ -387,12 +397,4 @@ class Delivery:
 
     def numbers(self) -> dict[str, int]:
         """Return how much is in memory."""
-        windows = [state.delivery.window for state in self.streams.values() if state.delivery is not None]
-        return {
-            "streams": len(self.streams),
-            "groups": self._serving.n_groups,
-            "waiters": len(self._parked),
-            "outstanding": sum(state.n_outstanding for state in self._serving.active),
-            "window_rows": sum(window.n_rows for window in windows),
-            "window_bytes": sum(window.n_bytes for window in windows),
-        }
+        return bookkeeping.numbers(self.streams.values(), self._serving, len(self._parked))

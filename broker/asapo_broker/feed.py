@@ -89,6 +89,8 @@ class Feed:
     """The loader looks at it every now and then (loader)."""
     closed: bool = False
     """Nobody reads the stream any more (poll thread)."""
+    begun_anew: bool = False
+    """A stream of this name was deleted before (loader)."""
 
     @property
     def seen_seq(self) -> int:
@@ -132,7 +134,15 @@ class LoadParts:
     ids: tuple[int, ...]
 
 
-Job = Feed | OpenGroup | LoadRows | LoadParts
+@dataclass(frozen=True, slots=True)
+class ForgetGroups:
+    """Forget what is stored of the groups of a stream that was deleted; then tell `done`."""
+
+    ref: StreamRef
+    done: Any
+
+
+Job = Feed | OpenGroup | LoadRows | LoadParts | ForgetGroups
 """A Feed asks to look at the stream now."""
 
 
@@ -144,6 +154,21 @@ class Looked:
     """The loader looked at the stream; it is not known in the index when `feed.no` is None."""
 
     feed: Feed
+    error: AsapoError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Vanished:
+    """The stream was deleted; another one may have its name."""
+
+    feed: Feed
+
+
+@dataclass(frozen=True, slots=True)
+class Forgotten:
+    """Answer to ForgetGroups."""
+
+    done: Any
     error: AsapoError | None = None
 
 

@@ -14,12 +14,14 @@ from asapo.delivery.rows import row_id, row_seq
 from asapo.errors import AsapoError
 from asapo.index.answers import rows_by_id, rows_by_seq, whole
 from asapo.index.interface import MetadataIndex, StreamHead
-from asapo.models import MAX_ID
+from asapo.models import MAX_ID, StreamRef
 from asapo.query import parse
 from asapo.transport import Waiter, Wakeup
 from asapo_broker.feed import (
     Feed,
     Filter,
+    ForgetGroups,
+    Forgotten,
     GroupReady,
     Job,
     LoadParts,
@@ -30,6 +32,7 @@ from asapo_broker.feed import (
     PartsLoaded,
     RowsLoaded,
     Tail,
+    Vanished,
 )
 from asapo_broker.indexes import Indexes
 from asapo_broker.store import CursorStore
@@ -83,6 +86,10 @@ class Loader:
     def run(self) -> None:
         """Serve until `stop`."""
         waiter = Waiter(self._bell)
+        try:
+            self._forget_all()
+        except AsapoError as exc:  # done for each stream when it is read
+            log.warning("groups of deleted streams are not forgotten yet: %s", exc)
         while not self._stopping:
             if not self._jobs:
                 waiter.wait(self._idle_s())
@@ -126,12 +133,15 @@ class Loader:
         for beamtime, group in by_beamtime.items():
             self._look(beamtime, group, now_s)
 
-    def _do(self, job: OpenGroup | LoadRows | LoadParts) -> None:
+    def _do(self, job: OpenGroup | LoadRows | LoadParts | ForgetGroups) -> None:
         try:
             if isinstance(job, OpenGroup):
                 self._post(self._open_group(job))
             elif isinstance(job, LoadRows):
                 self._post(self._load_rows(job))
+            elif isinstance(job, ForgetGroups):
+                self._forget_groups(job.ref)
+                self._post(Forgotten(job.done))
             else:
                 self._load_parts(job)
         except Exception as exc:
@@ -140,6 +150,8 @@ class Loader:
                 self._post(GroupReady(job, error=error))
             elif isinstance(job, LoadRows):
                 self._post(RowsLoaded(job, error=error))
+            elif isinstance(job, ForgetGroups):
+                self._post(Forgotten(job.done, error))
             else:
                 log.warning("parts of datasets of %s not loaded: %s", job.feed.ref, error)
                 self._post(PartsLoaded(job.feed, []))
@@ -159,6 +171,8 @@ class Loader:
                 for feed in feeds:
                     if feed.no is not None and feed.no in heads:
                         self._advance(index, feed, heads[feed.no])
+                    elif feed.no is not None:
+                        self._post(Vanished(feed))
         except Exception as exc:
             error = exc if isinstance(exc, AsapoError) else _defect(exc)
             log.warning("index of beamtime %s is away: %s", beamtime, error)
@@ -171,6 +185,26 @@ class Loader:
         for feed in feeds:
             if feed.no is None:
                 feed.no = index.stream_no(feed.ref)
+                if feed.no is not None:
+                    feed.begun_anew = self._forget_groups(feed.ref)
+
+    def _forget_groups(self, ref: StreamRef) -> bool:
+        """Forget what is stored of the groups of a stream's deleted namesake; True when there was one."""
+        index = self._indexes.open(ref.beamtime)
+        if index is None or not index.last_deletion():
+            return False
+        last = max((one.no for one in index.deletions() if one.ref == ref), default=0)
+        if last:
+            self._store.forget_stream(ref, last)
+        return last > 0
+
+    def _forget_all(self) -> None:
+        """Forget the groups of all streams that were deleted while no core ran, or while one died."""
+        for beamtime in self._indexes.beamtimes():
+            index = self._indexes.open(beamtime)
+            newest = {one.ref: one.no for one in index.deletions()} if index is not None else {}
+            for ref, no in newest.items():
+                self._store.forget_stream(ref, no)
 
     def _advance(self, index: MetadataIndex, feed: Feed, head: StreamHead) -> None:
         """Hand over what is new of one stream; the head follows when everything it speaks of was handed over."""

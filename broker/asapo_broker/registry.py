@@ -65,6 +65,14 @@ class Registry:
         data = self._data
         return data.get(f"r:{receiver_id}") or data.get(f"t:{tier_uuid}", "")
 
+    def any_peer(self) -> bytes | None:
+        """Return the link of a receiver that is alive, None when there is none."""
+        return next((receiver.peer for receiver in self._receivers.values()), None)
+
+    def has_peer(self, peer: bytes) -> bool:
+        """Say whether the receiver that registered over this link is alive."""
+        return any(receiver.peer == peer for receiver in self._receivers.values())
+
     def listing(self) -> list[dict[str, Any]]:
         """Return the receivers as maps for an answer, ordered by id. Any thread."""
         receivers = self._receivers

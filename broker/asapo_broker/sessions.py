@@ -46,6 +46,10 @@ class Session:
     def keep(self, request: int, reply: bytes) -> None:
         """Remember a reply that gave messages, so that the same request never takes others."""
         self.first_given = min(self.first_given or request, request)
+        self.remember(request, reply)
+
+    def remember(self, request: int, reply: bytes) -> None:
+        """Remember the reply to a request that must not be carried out twice."""
         replies = self.replies
         replies[request] = reply
         self.kept_bytes += len(reply)

@@ -37,6 +37,8 @@ TABLES: Final = (
     "traceback TEXT NOT NULL, worker TEXT NOT NULL, failed_ns INTEGER NOT NULL, "
     "PRIMARY KEY(source, stream, name, id))",
     "CREATE TABLE IF NOT EXISTS owner(epoch INTEGER NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS deleted(source TEXT NOT NULL, stream TEXT NOT NULL, no INTEGER NOT NULL, "
+    "PRIMARY KEY(source, stream)) WITHOUT ROWID",
 )
 REST: Final = (
     "done", "acked_ids", "attempts", "seen_seq", "passed", "late",
@@ -64,6 +66,8 @@ class CursorStore:
         """Guards the maps of states; held for moments only, because the poll thread calls `save`."""
         self._disk = threading.Lock()
         """Guards the databases; never taken by the poll thread, nor by whoever has `_lock`."""
+        self._turn = threading.Lock()
+        """Held while what waits is written, and taken before `_disk`; never by the poll thread."""
         self._databases: dict[str, sqlite3.Connection] = {}
         self._epochs: dict[str, int] = {}
         """Beamtime to the epoch under which this core writes (R32), taken with its first write."""
@@ -157,6 +161,38 @@ class CursorStore:
             with _Translated(self._path(beamtime)):
                 yield self._database(beamtime), waiting
 
+    def forget_stream(self, ref: StreamRef, deletion: int) -> None:
+        """Forget all groups of a stream that was deleted, unless that was done; the number says which deletion it was.
+
+        Whoever calls sees to it that no group of a newer stream of this name is known yet.
+
+        Raises
+        ------
+        IndexUnavailable, DamagedFile
+            If the file cannot be written.
+        """
+        names = (ref.source, ref.stream)
+        with self._turn, self._disk, _Translated(self._path(ref.beamtime)):
+            connection = self._database(ref.beamtime)
+            known = connection.execute("SELECT no FROM deleted WHERE source = ? AND stream = ?", names).fetchall()
+            if known and known[0][0] >= deletion:
+                return
+            with self._lock:
+                self._pending = {key: save for key, save in self._pending.items() if key[0] != ref}
+            failpoint("delete.before-forget")
+            connection.execute("BEGIN IMMEDIATE")
+            try:
+                epoch = _own(connection, self._epochs.get(ref.beamtime), self._path(ref.beamtime))
+                for table in ("letter", "cursor"):
+                    connection.execute(f"DELETE FROM {table} WHERE source = ? AND stream = ?", names)
+                connection.execute("INSERT OR REPLACE INTO deleted VALUES(?, ?, ?)", (*names, deletion))
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+            self._epochs[ref.beamtime] = epoch
+
     def run(self) -> None:
         """Write until `stop`, then write what is left and close."""
         while not self._stopping.is_set():
@@ -177,6 +213,10 @@ class CursorStore:
 
     def flush(self) -> None:
         """Write what waits; what cannot be written waits on."""
+        with self._turn:
+            self._flush()
+
+    def _flush(self) -> None:
         with self._lock:
             self._writing, self._pending = self._pending, {}
         by_beamtime: dict[str, list[tuple[Key, Save]]] = {}

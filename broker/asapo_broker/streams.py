@@ -145,6 +145,7 @@ class StreamState:
         if (
             state is None
             and new is not None
+            and not self.feed.begun_anew
             and any(isinstance(one.event, Acknowledge | Nack) for one in self.waiting_for(job.group))
         ):
             # Somebody was given messages by a core that died before it stored anything of the group.

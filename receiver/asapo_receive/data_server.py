@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,8 @@ from asapo_receive.peers import check_hello
 log = logging.getLogger(__name__)
 
 MAX_OPEN_FILES: Final = 64
+LOOK_S: Final = 5.0
+"""Between two looks for files that are gone."""
 MAX_READERS: Final = 4096
 MAX_PATHS: Final = 65536
 """Files whose place is remembered; all are forgotten at once when there are more."""
@@ -64,8 +67,10 @@ class DataServer:
         self._memory = memory
         self._counters = counters
         self._readers: OrderedDict[bytes, Hello] = OrderedDict()
-        self._files: OrderedDict[str, int] = OrderedDict()
+        self._files: OrderedDict[tuple[str, int], int] = OrderedDict()
+        """By beamtime and number: the path of a message's file may come again after its stream was deleted."""
         self._paths: dict[tuple[str, int], str] = {}
+        self._look_s = 0.0
         self._bell = Wakeup()
         self._stopping = threading.Event()
 
@@ -81,6 +86,7 @@ class DataServer:
             waiter.wait(0.5)
             self._bell.hear()
             self._counters.set("asapo_data_server_handshakes_refused", self._server.refused())
+            self._close_removed(time.monotonic())
             for message in iter(self._server.receive, None):
                 self._take(message)
                 if self._stopping.is_set():
@@ -149,6 +155,8 @@ class DataServer:
         found = None
         if index is not None and stream_no is not None:
             found = index.row(stream_no, event.message_id, event.substream)
+        if found is not None and 0 < event.segment != Row._make(found).segment > 0:
+            found = None  # of a stream that was deleted, and made anew since
         if found is None:
             raise UnknownStream(
                 f"no message {event.message_id} in {ref}", source=ref.source, stream=ref.stream,
@@ -173,7 +181,9 @@ class DataServer:
         rest = memoryview(buffer)
         at = row.offset + begin
         try:
-            while rest.nbytes and (n := os.preadv(self._file(path), [rest], at)):  # one call reads up to 2 GiB only
+            while rest.nbytes and (
+                n := os.preadv(self._file(ref.beamtime, row.segment, path), [rest], at)
+            ):  # one call reads up to 2 GiB only
                 rest, at = rest[n:], at + n
         except OSError as exc:
             raise StorageError(f"cannot read {path}: {exc.strerror}", path=path) from exc
@@ -192,14 +202,24 @@ class DataServer:
             self._paths[beamtime, segment] = path
         return path
 
-    def _file(self, path: str) -> int:
-        file = self._files.pop(path, None)
+    def _close_removed(self, now_s: float) -> None:
+        """Close files that are gone from their folders: as long as they are open they take room."""
+        if now_s < self._look_s:
+            return
+        self._look_s = now_s + LOOK_S
+        for key, file in list(self._files.items()):
+            if not os.fstat(file).st_nlink:
+                os.close(self._files.pop(key))
+
+    def _file(self, beamtime: str, segment: int, path: str) -> int:
+        key = (beamtime, segment)
+        file = self._files.pop(key, None)
         if file is None:
             if is_segment(path):
                 file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
             else:
                 file = open_message_file(default_files(), self._root, path)
-        self._files[path] = file
+        self._files[key] = file
         if len(self._files) > MAX_OPEN_FILES:
             os.close(self._files.popitem(last=False)[1])
         return file

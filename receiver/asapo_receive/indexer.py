@@ -13,7 +13,7 @@ from typing import Final
 from asapo.errors import AsapoError, IndexUnavailable, StorageError
 from asapo.failpoints import failpoint
 from asapo.index import IndexDirectory
-from asapo.index.interface import MetadataIndex, OwnFile, UnitOutcome
+from asapo.index.interface import MetadataIndex, OwnFile, UnitOutcome, UnitRecord
 from asapo.metrics import Counters
 from asapo.models import StreamRef
 from asapo.storage.store import SegmentHandle
@@ -54,6 +54,7 @@ class Indexer:
         own_file: Callable[[str], OwnFile],
         finished: Callable[[list[Unit] | list[Request]], None],
         note: Callable[[Note | Closing], None],
+        again: Callable[[list[Unit]], None],
         announce: Callable[..., None],
         more_coming: Callable[[], bool],
         gather_bytes: int,
@@ -83,6 +84,7 @@ class Indexer:
         self._memory_offset = MEMORY_BASE
         self._memory_name = f"{MEMORY_PREFIX}{receiver_id}-{epoch}"
         self._memory_segments: dict[str, int] = {}
+        self._again = again
         self._noted: set[int] = set()
         """Numbers of segments with units on which notes were handed to the writer."""
         self._beats: dict[tuple[str, str, bytes], dict[str, int]] = {}
@@ -182,6 +184,9 @@ class Indexer:
             except Exception as exc:
                 log.exception("%d units of beamtime %s refused after an unexpected error", len(units), beamtime)
                 _refuse(units, StorageError(f"unexpected error while indexing: {exc!r}; see the receiver's log"))
+            if void := [unit for unit in units if unit.void and unit.alive]:
+                units = [unit for unit in units if not (unit.void and unit.alive)]
+                self._again(void)
             self._finished(units)
 
     def _commit_one(self, beamtime: str, units: list[Unit]) -> None:
@@ -191,6 +196,8 @@ class Indexer:
         records = [self._record(index, unit) for unit in alive]
         outcomes = index.commit(records)
         failpoint("ingest.after-index")
+        if any(out.void for out in outcomes):
+            alive, records, outcomes = self._without_void(index, alive, records, outcomes)
         heads = {(unit.ref.source, unit.ref.stream): out.head_seq for unit, out in zip(alive, outcomes, strict=True)}
         self._announce(
             beamtime,
@@ -204,7 +211,23 @@ class Indexer:
         counters.add("asapo_receiver_index_commits_total")
         counters.add("asapo_receiver_index_commit_seconds_total", time.monotonic() - started_s)
 
-    def _record(self, index: MetadataIndex, unit: Unit):  # type: ignore[no-untyped-def]
+    def _without_void(
+        self, index: MetadataIndex, units: list[Unit], records: list[UnitRecord], outcomes: list[UnitOutcome]
+    ) -> tuple[list[Unit], list[UnitRecord], list[UnitOutcome]]:
+        """Mark the units that lie in segments of deleted streams, and return the others."""
+        kept: list[tuple[Unit, UnitRecord, UnitOutcome]] = []
+        for unit, record, out in zip(units, records, outcomes, strict=True):
+            if not out.void:
+                kept.append((unit, record, out))
+                continue
+            unit.void = True
+            segment = unit.slot.segment if unit.slot is not None else None
+            if segment is not None and segment.index_no is not None:
+                index.withdraw_segment(segment.index_no)
+                segment.index_no = None
+        return [one[0] for one in kept], [one[1] for one in kept], [one[2] for one in kept]
+
+    def _record(self, index: MetadataIndex, unit: Unit) -> UnitRecord:
         if unit.slot is None:
             if not unit.memory_offset:
                 unit.memory_offset = self._memory_offset

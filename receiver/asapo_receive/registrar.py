@@ -15,7 +15,8 @@ from typing import Any, Final
 from asapo.errors import AsapoError, TransportError
 from asapo.transport import Link, Waiter, Wakeup, connect
 from asapo.wire.codec import decode, encode
-from asapo.wire.events import Announce, Bye, Goodbye, Hello, Register
+from asapo.wire.events import Announce, Bye, Done, Failed, Goodbye, Hello, Register
+from asapo.wire.stream_events import RemoveStream
 
 log = logging.getLogger(__name__)
 
@@ -29,9 +30,12 @@ Heads = dict[tuple[str, str], int]
 class Registrar:
     """Keeps one link to the delivery core, and makes it anew whenever it is lost."""
 
-    def __init__(self, broker: str, register: Callable[[], Register]) -> None:
+    def __init__(
+        self, broker: str, register: Callable[[], Register], remove: Callable[[RemoveStream], None] = lambda _: None
+    ) -> None:
         self._broker = broker
         self._register = register
+        self._remove = remove
         self._bell = Wakeup()
         self._lock = threading.Lock()
         """Held by whoever uses the link or looks at `_heads`: never for longer than one message takes."""
@@ -62,6 +66,12 @@ class Registrar:
                 self._heads[beamtime] = heads
                 return
             units = ()
+
+    def answer(self, event: Done | Failed) -> None:
+        """Answer the broker; on another link than that of the request nobody waits for it. Any thread, never blocks."""
+        with self._lock:
+            if self._link is not None:
+                self._link.send(encode(event))
 
     def stop(self) -> None:
         """End `run`. Any thread."""
@@ -107,3 +117,5 @@ class Registrar:
             event = decode(message.header)
             if type(event) is Goodbye:
                 raise TransportError(f"broker {self._broker} ended the link: {event.error.get('message')}")
+            if type(event) is RemoveStream:
+                self._remove(event)

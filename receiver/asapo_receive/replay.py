@@ -26,9 +26,11 @@ BATCH_UNITS: Final = 256
 
 
 def replay_segment(
-    index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef, todo: list[Note | Closing]
+    index: MetadataIndex, segment_no: int, segment_path: str, ref: StreamRef, todo: list[Note | Closing], begun: int
 ) -> int:
     """Index what the journal of one segment has beyond the index; return how many messages were new to it.
+
+    Nothing, if the stream was deleted after `begun`, by another receiver: then the journal is gone, too.
 
     Notes on what the index does not take are appended to `todo`, for the journal of this life.
     The journal is in the order of storing, and indexing keeps that order: the records that are missing are at its end.
@@ -52,9 +54,12 @@ def replay_segment(
     count = 0
     for start in range(first, len(puts), BATCH_UNITS):
         batch = [_left(record, gone, name) for record in puts[start : start + BATCH_UNITS]]
-        units = [_unit(ref, segment_no, *each, segment_path=segment_path) for each in batch]
+        units = [_unit(ref, segment_no, *each, segment_path=segment_path, begun=begun) for each in batch]
         failpoint("replay.before-commit")
         for (record, put, skip), outcome in zip(batch, index.commit(units), strict=True):
+            if outcome.void:
+                index.withdraw_segment(segment_no)
+                return count
             count += outcome.head_seq - outcome.first_seq + 1 if outcome.first_seq else 0
             todo += notes_of(
                 put, outcome, ref=ref, segment=segment_path, offset=record.fields["offset"],
@@ -101,19 +106,27 @@ def _with_doubtful(puts: Sequence[JournalRecord], first: int) -> int:
 
 
 def _unit(
-    ref: StreamRef, segment_no: int, record: JournalRecord, put: Put, skip: set[int], *, segment_path: str
+    ref: StreamRef,
+    segment_no: int,
+    record: JournalRecord,
+    put: Put,
+    skip: set[int],
+    *,
+    segment_path: str,
+    begun: int | None = None,
 ) -> UnitRecord:
     fields = record.fields
     in_file = fields["at"] == Where.FILE and segment_path
     return record_from_put(
         ref, put, base=fields["offset"], segment=segment_no, skip=sorted(skip), received_ns=fields["t"],
-        file=own_file(segment_path, put.path) if in_file else None,
+        file=own_file(segment_path, put.path) if in_file else None, begun=begun,
     )  # fmt: skip
 
 
-def replay_all(index: MetadataIndex, receiver_id: str, todo: list[Note | Closing]) -> int:
+def replay_all(index: MetadataIndex, receiver_id: str, todo: list[Note | Closing], begun: int) -> int:
     """Replay every segment that an older life of this receiver left open; return how many messages were indexed.
 
+    `begun` is the last deletion of a stream that was known before the segments were looked for.
     What is then to be done by the writer is appended to `todo`: notes, then to have the segment closed.
     """
     count = 0
@@ -121,7 +134,7 @@ def replay_all(index: MetadataIndex, receiver_id: str, todo: list[Note | Closing
         try:
             # A memory ends with its process: its payloads are gone, and there is no journal.
             if not segment.path.startswith(MEMORY_PREFIX):
-                count += replay_segment(index, segment.no, segment.path, segment.ref, todo)
+                count += replay_segment(index, segment.no, segment.path, segment.ref, todo, begun)
         except AsapoError as exc:
             log.warning("segment %s cannot be replayed now: %s", segment.path, exc)
             continue

@@ -18,13 +18,15 @@ from asapo.models import StreamRef
 from asapo.storage.layout import find_journals, journal_path, parse_segment_name, tier_root_of
 from asapo.storage.message_files import remove_draft
 from asapo.storage.recorded import head_of
+from asapo.storage.slots import SegmentHandle
 from asapo.storage.store import StreamStore
 from asapo.storage.tier import Tier, read_tier_uuid
 from asapo.transport import listen
-from asapo.wire.events import Register
+from asapo.wire.events import Done, Failed, Register
 from asapo.wire.limits import MAX_HEADER_BYTES
 from asapo_receive.cache import RecentUnits
 from asapo_receive.data_server import DataServer
+from asapo_receive.deletions import Deletions
 from asapo_receive.epochs import Epoch
 from asapo_receive.indexer import Indexer
 from asapo_receive.lifebook import Lifebook
@@ -57,6 +59,7 @@ class Receiver:
             declared_keys=settings.declared_keys,
             session_timeout_s=settings.session_timeout_s,
         )
+        self._deletions = Deletions(self._directory, self._tier.root, self._answer)
         todo = self._replay()
         self._servers = [listen(url, max_part_bytes=settings.max_unit_bytes) for url in settings.listen]
         self._data = listen(settings.data_listen, max_part_bytes=MAX_HEADER_BYTES)
@@ -68,7 +71,9 @@ class Receiver:
         settings, counters = self.settings, self.counters
         recent = RecentUnits(settings.cache_bytes)
         memory = RecentUnits(settings.memory_bytes)
-        self._registrar = Registrar(settings.broker, self._registration) if settings.broker else None
+        self._registrar = (
+            Registrar(settings.broker, self._registration, self._deletions.submit) if settings.broker else None
+        )
         self._snapshots = Snapshots(self._directory, self._tier.root)
         self._indexer = self._make_indexer(recent, memory)
         store = StreamStore(
@@ -76,10 +81,16 @@ class Receiver:
             settings.receiver_id,
             self._epoch.number,
             segment_bytes=settings.segment_bytes,
-            on_opening=self._lifebook.note,
+            on_opening=self._opening,
             on_closed=lambda segment: self._writer.closed(segment),
         )
-        self._writer = Writer(store, self._indexer.submit, counters, beamtime_bytes_per_s=settings.beamtime_bytes_per_s)
+        self._writer = Writer(
+            store,
+            self._indexer.submit,
+            counters,
+            is_void=self._deletions.is_void,
+            beamtime_bytes_per_s=settings.beamtime_bytes_per_s,
+        )
         self._writer.submit(todo)
         self._network = Network(
             settings, self._epoch.number, self._servers, self._writer.submit, self._indexer.beat, counters
@@ -105,6 +116,7 @@ class Receiver:
             own_file=lambda path: OwnFile(path, settings.receiver_id, self._epoch.number, self._tier.uuid, boot_id()),
             finished=self._finished,
             note=lambda item: self._writer.submit([item]),
+            again=lambda units: self._writer.submit(units),
             more_coming=lambda: self._writer.is_behind(),
             # A producer whose credit is used up must not wait for us while we wait for it.
             gather_bytes=settings.window_bytes // 4,
@@ -114,6 +126,14 @@ class Receiver:
             counters=self.counters,
         )
 
+    def _opening(self, segment: SegmentHandle) -> None:
+        segment.begun = self._deletions.begun(segment.ref)
+        self._lifebook.note(segment)
+
+    def _answer(self, event: Done | Failed) -> None:
+        if self._registrar:
+            self._registrar.answer(event)
+
     def _finished(self, items: list[Unit] | list[Request]) -> None:
         self._network.finished(items)
         self._snapshots.note(items)
@@ -121,6 +141,8 @@ class Receiver:
     def _replay(self) -> list[Note | Closing]:
         started_s = time.monotonic()
         todo: list[Note | Closing] = []
+        self._deletions.finish_all()
+        begun = {beamtime: self._directory.open(beamtime).last_deletion() for beamtime in self._directory.beamtimes()}
         left = self._lifebook.left_behind()
         self._look_for_lost_indexes(path for segments in left.values() for path in segments)
         for beamtime, segments in left.items():
@@ -133,7 +155,8 @@ class Receiver:
                 if Path(journal_path(path)).exists():  # otherwise it never came to be made
                     self._register_segment(index, path, segments[path])
         for beamtime in self._directory.beamtimes():
-            count = replay_all(self._directory.open(beamtime), self.settings.receiver_id, todo)
+            index = self._directory.open(beamtime)
+            count = replay_all(index, self.settings.receiver_id, todo, begun.get(beamtime, 0))
             if count:
                 log.info("beamtime %s: %d messages of an older life indexed", beamtime, count)
         self._lifebook.forget()
@@ -173,7 +196,7 @@ class Receiver:
 
     def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Run all threads until `stop`; then acknowledge what was taken in, close segments, and return."""
-        stages: list[Any] = [self._writer, self._indexer, self._data_server, self._snapshots]
+        stages: list[Any] = [self._writer, self._indexer, self._data_server, self._snapshots, self._deletions]
         if self._registrar:
             stages.append(self._registrar)
         threads = [
@@ -198,6 +221,7 @@ class Receiver:
         for thread in threads[:2]:
             thread.join(2.0)
         self._snapshots.stop()
+        self._deletions.stop()
         self._network.stop()
         network.join(2.0)
         self._data_server.stop()

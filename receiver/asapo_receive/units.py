@@ -54,10 +54,16 @@ class Unit:
     slot: Slot | None = None
     file: str = ""
     """Path of the file that is this message's own."""
+    void: bool = False
+    """It was stored in a segment of a stream that was deleted, and must be stored anew."""
     memory_offset: int = 0
     """Place in the memory cache, for level `memory`."""
     errors: list[tuple[int, AsapoError]] = field(default_factory=list)
     """(index in the unit, error) of the messages that are refused."""
+
+    def begin_anew(self) -> None:
+        """Forget that it was stored."""
+        self.slot, self.file, self.void, self.errors = None, "", False, []
 
     def refuse_all(self, error: AsapoError) -> None:
         """Refuse every message of the unit."""
@@ -233,6 +239,6 @@ def record_of(unit: Unit, segment: int, receiver_id: str, file: OwnFile | None =
     """Return the index's record of the messages of a unit that were stored."""
     return record_from_put(
         unit.ref, unit.put, segment=segment, base=unit.slot.offset if unit.slot else unit.memory_offset,
-        skip=unit.bad(), file=file,
+        skip=unit.bad(), file=file, begun=unit.slot.segment.begun if unit.slot else None,
         received_ns=unit.received_ns, session=unit.session, receiver_id=receiver_id,
     )  # fmt: skip

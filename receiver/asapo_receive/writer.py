@@ -49,9 +49,11 @@ class Writer:
         stored: Callable[[Stored], None],
         counters: Counters,
         *,
+        is_void: Callable[[SegmentHandle], bool] = lambda _: False,
         beamtime_bytes_per_s: int = 0,
     ) -> None:
         self._store = store
+        self._is_void = is_void
         self._stored = stored
         self._counters = counters
         self._inbox: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
@@ -141,6 +143,9 @@ class Writer:
     def _prepared(self, unit: Unit) -> Slot | None:
         """Check a unit and reserve room for it; None when nothing of it is to be written."""
         try:
+            if unit.void and unit.slot is not None:
+                self._store.discard(unit.slot.segment)
+                unit.begin_anew()
             verify(unit)
             if unit.alive and unit.put.level != MEMORY:
                 unit.slot = self._store.reserve(unit.ref, 0 if unit.put.path else unit.nbytes)
@@ -186,6 +191,8 @@ class Writer:
         """Note in the journal what must survive: the end of a stream, metadata."""
         event = request.event
         try:
+            if isinstance(event, FinishStream | SetMeta) and event.stream:
+                self._leave_deleted(StreamRef(request.beamtime, request.source, event.stream))
             if isinstance(event, FinishStream):
                 ref = StreamRef(request.beamtime, request.source, event.stream)
                 fields = {"last_id": event.last_id, "next_stream": event.next_stream}
@@ -202,6 +209,12 @@ class Writer:
                     self._store.journal_beamtime(request.beamtime, Kind.META, meta)
         except AsapoError as exc:
             request.error = exc
+
+    def _leave_deleted(self, ref: StreamRef) -> None:
+        """See to it that a record about a stream goes to a journal of this one, not of a deleted one of its name."""
+        segment = self._store.opened(ref)
+        if segment is not None and self._is_void(segment):
+            self._store.discard(segment)
 
     def _take_note(self, note: Note) -> None:
         failpoint("note.before-write")

@@ -762,3 +762,120 @@ class IndexContract:
         refs = itertools.cycle([ref("a"), ref("b"), ref("c")])
         units = [unit([k + 1], next(refs)) for k in range(9)]
         assert [o.first_seq for o in index.commit(units)] == [1, 1, 1, 2, 2, 2, 3, 3, 3]
+
+    # -- deletion
+
+    def test_a_deleted_stream_is_gone_and_its_name_begins_anew(self, index: MetadataIndex) -> None:
+        index.commit([unit([1, 2, 3]), unit([5], ref("other")), unit([7], ref(source="mon"))])
+        index.set_stream_meta(ref(), '{"a": 1}')
+        index.finish_stream(ref(), 3, "")
+        before = number(index)
+        deletion = index.delete_stream(ref())
+        assert (deletion.ref, deletion.moved) == (ref(), False)
+        assert index.stream_no(ref()) is None
+        assert index.heads([before]) == {}
+        assert [info.ref for info in index.streams()] == [ref("other"), ref(source="mon")]
+        with pytest.raises(UnknownStream):
+            index.stream_info(ref())
+        index.finish_deletion(deletion.no, lambda _: None)
+        index.clean_deleted()
+        assert index.rows_after_seq(before, 0, 10) == []
+        (outcome,) = index.commit([unit([2], metas=['{"new": 1}'])])
+        assert outcome[:4] == (1, 1, (), ())
+        assert number(index) not in (before, number(index, ref("other")), number(index, ref(source="mon")))
+        info = index.stream_info(ref())
+        assert (info.n_messages, info.id_max, info.head_seq, info.finished, info.meta) == (1, 2, 1, False, {})
+        assert [row[9] for row in index.rows_after_seq(number(index), 0, 10)] == ['{"new": 1}']
+        assert ids_of(index.rows_after_seq(number(index, ref("other")), 0, 10)) == [5]
+
+    def test_what_does_not_exist_cannot_be_deleted(self, index: MetadataIndex) -> None:
+        with pytest.raises(UnknownStream):
+            index.delete_stream(ref())
+        index.commit([unit([1], origins=[Origin("raw", "run9", 4)])])
+        with pytest.raises(UnknownStream):
+            index.delete_stream(ref("run9", "raw"))
+        index.delete_stream(ref())
+        with pytest.raises(UnknownStream):
+            index.delete_stream(ref())
+
+    def test_a_stream_that_somebody_writes_to_is_deleted_only_by_force(
+        self, index: MetadataIndex, clock: Clock
+    ) -> None:
+        index.commit([unit([1], session=SessionMark(ONE, 1, "r1"))])
+        with pytest.raises(StreamBusy, match="finish") as caught:
+            index.delete_stream(ref())
+        assert caught.value.sessions == 1
+        assert number(index)
+        index.delete_stream(ref(), force=True)
+
+        def pass_time() -> None:
+            clock.now_s += TIMEOUT_S + 1
+
+        ends: list[Callable[[], None]] = [
+            lambda: index.close_session(ONE), lambda: index.finish_stream(ref(), 1, ""), pass_time,
+        ]  # fmt: skip
+        for end in ends:
+            index.commit([unit([1], session=SessionMark(ONE, 1, "r1"))])
+            with pytest.raises(StreamBusy):
+                index.delete_stream(ref())
+            end()
+            index.delete_stream(ref())
+
+    def test_a_stream_can_be_deleted_by_its_number_only(self, index: MetadataIndex) -> None:
+        index.commit([unit([1])])
+        older = number(index)
+        index.delete_stream(ref(), number=older)
+        index.commit([unit([1])])
+        with pytest.raises(UnknownStream):
+            index.delete_stream(ref(), number=older)
+        index.delete_stream(ref(), number=number(index))
+
+    def test_what_lies_in_a_segment_of_before_a_deletion_is_not_taken(self, index: MetadataIndex) -> None:
+        begun = index.last_deletion()
+        index.commit([unit([1], begun=begun), unit([1], ref("other"), begun=begun)])
+        deletion = index.delete_stream(ref())
+        assert index.last_deletion() == deletion.no > begun
+        outcomes = index.commit([unit([2], begun=begun), unit([2], ref("other"), begun=begun)])
+        assert [(one.void, one.first_seq) for one in outcomes] == [(True, 0), (False, 2)]
+        assert index.stream_no(ref()) is None
+        outcomes = index.commit([unit([2], begun=deletion.no), unit([3])])
+        assert [(one.void, one.first_seq) for one in outcomes] == [(False, 1), (False, 2)]
+
+    def test_files_of_a_deleted_stream_are_moved_once_and_their_names_are_free(self, index: MetadataIndex) -> None:
+        path = "/t/bt/det/run1/r1-1-000001.seg"
+        number_ = index.register_segment(path, "r1", 1, "u", "b", ref())
+        memory = index.register_segment("memory:r1-1", "r1", 1, "u", "b", ref())
+        other = index.register_segment("/t/bt/det/other/r1-1-000002.seg", "r1", 1, "u", "b", ref("other"))
+        index.commit([unit([1], segment=number_), in_file(2, "a.cbf")])
+        deletion = index.delete_stream(ref(), folders=["/u/bt/det/run1"])
+        assert deletion.folders == ("/t/bt/det/run1", "/u/bt/det/run1")
+        assert index.deletions() == [deletion]
+        moved: list[Any] = []
+        with pytest.raises(ZeroDivisionError):
+            index.finish_deletion(deletion.no, lambda _: moved.append(1 // 0))
+        assert not index.deletions()[0].moved
+        for _ in range(2):
+            index.finish_deletion(deletion.no, moved.append)
+        assert moved == [deletion]
+        assert index.deletions() == [replace(deletion, moved=True)]
+        assert index.deletions(deletion.no) == []
+        assert index.known_segments([path]) == set()
+        assert sorted(index.segments([number_, memory, other])) == [memory, other]
+        (outcome,) = index.commit([in_file(2, "a.cbf")])
+        assert outcome.first_seq == 1
+        assert outcome.segment > other
+
+    def test_a_segment_that_holds_nothing_can_be_withdrawn(self, index: MetadataIndex) -> None:
+        number_ = index.register_segment("/t/bt/det/run1/r1-1-000001.seg", "r1", 1, "u", "b", ref())
+        assert index.open_segments("r1")
+        index.withdraw_segment(number_)
+        assert index.open_segments("r1") == []
+
+    def test_the_origin_of_a_message_keeps_its_name_when_it_is_deleted(self, index: MetadataIndex) -> None:
+        index.commit([unit([4], ref("run9", "raw"))])
+        index.commit([unit([1], origins=[Origin("raw", "run9", 4)])])
+        origin = Row._make(index.rows_after_seq(number(index), 0, 1)[0]).origin
+        index.delete_stream(ref("run9", "raw"))
+        index.commit([unit([4], ref("run9", "raw"))])
+        assert index.stream_refs([origin]) == {origin: ref("run9", "raw")}
+        assert number(index, ref("run9", "raw")) != origin

@@ -57,7 +57,7 @@ def test_what_the_index_refused_is_not_recorded(services: LocalServices, tmp_pat
     index.register_segment(str(segment), "r1", 1, "", "", REF)
     index.register_segment("memory:r1-1", "r1", 1, "", "", REF)
     todo: list[Note | Closing] = []
-    assert replay_all(index, "r1", todo) == 2
+    assert replay_all(index, "r1", todo, 0) == 2
     assert todo == [Closing("bt", 1), Closing("bt", 2)]  # and nothing to be noted
     index.close()
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +18,7 @@ from asapo.query import Comparison, MetaKey, Number, Order, Query
 from asapo.testing.memory_index import MemoryIndex
 
 TIMEOUT_S = 10.0
+examples = itertools.count()
 Step = tuple[str, Callable[[str], tuple[Any, ...]]]
 """Name of a method, and its arguments once the example's source is known."""
 
@@ -44,6 +47,7 @@ def a_unit(draw: st.DrawFn) -> dict[str, Any]:
         "substream": substream,
         "dataset_size": 2 if substream else 0,
         "origins": [None if k % 2 else k for k in range(len(rows))] if draw(st.booleans()) else None,
+        "begun": draw(st.sampled_from([None, 0])),
         "session": draw(st.none() | st.builds(SessionMark, a_session, st.integers(0, 15), st.just("r"))),
     }
 
@@ -85,6 +89,12 @@ a_step: st.SearchStrategy[Step] = st.one_of(
         st.integers(0, 14),
         st.sampled_from(["", "b"]),
     ),
+    a_call(
+        "delete_stream",
+        lambda source, name, force: (StreamRef("bt", source, name), force),
+        a_name,
+        st.booleans(),
+    ),
     a_call("pass_time", lambda _, seconds: (seconds,), st.floats(0, 12)),
 )
 
@@ -96,16 +106,33 @@ class Clock:
         return self.now_s
 
 
-def answer(index: MetadataIndex, kind: str, arguments: tuple[Any, ...]) -> Any:
-    """Return what the call gives, errors as (class, fields)."""
+def delete(index: MetadataIndex, ref: StreamRef, force: bool) -> Any:
+    """Delete a stream wholly; what it was told to move is what it says."""
+    moved: list[Any] = []
+    deletion = index.delete_stream(ref, force=force)
+    index.finish_deletion(deletion.no, moved.append)
+    index.clean_deleted()
+    return [(one.ref, one.folders, one.moved) for one in (deletion, *moved)]
+
+
+def answer(index: MetadataIndex, kind: str, arguments: tuple[Any, ...], began: int) -> Any:
+    """Return what the call gives, errors as (class, fields).
+
+    Segments that units lie in were begun at the begin of the example, when `began` was the last deletion.
+    """
     try:
+        if kind == "delete_stream":
+            return delete(index, *arguments)
+        if kind == "commit":
+            (units,) = arguments
+            arguments = ([unit if unit.begun is None else replace(unit, begun=began) for unit in units],)
         result = getattr(index, kind)(*arguments)
     except AsapoError as error:
         return type(error), error.fields
     if kind != "commit":
         return result
     return [
-        (o.first_seq, o.head_seq, o.superseded, [(k, type(error), error.fields) for k, error in o.errors])
+        (o.void, o.first_seq, o.head_seq, o.superseded, [(k, type(error), error.fields) for k, error in o.errors])
         for o in result
     ]
 
@@ -148,13 +175,14 @@ def test_sqlite_answers_like_plain_python(
     sqlite: SqliteIndex, clock: Clock, source: str, steps: list[Step], *, declared: bool
 ) -> None:
     # Hypothesis repeats examples while it shrinks, so the drawn name alone would not be new.
-    source += str(len(sqlite.sources()))
+    source += str(next(examples))
     model = MemoryIndex("bt", session_timeout_s=TIMEOUT_S, clock_s=clock)
     sqlite.declare_keys(["n"] if declared else [])
+    began = (sqlite.last_deletion(), model.last_deletion())
     for kind, build in steps:
         arguments = build(source)
         if kind == "pass_time":
             clock.now_s += arguments[0]
         else:
-            assert answer(sqlite, kind, arguments) == answer(model, kind, arguments)
+            assert answer(sqlite, kind, arguments, began[0]) == answer(model, kind, arguments, began[1])
     assert state(sqlite, source) == state(model, source)

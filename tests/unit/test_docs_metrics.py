@@ -38,7 +38,7 @@ def keys_of(path: str, function: str) -> set[str]:
 def set_by_the_code() -> set[str]:
     names = {name for folder in ("asapo", "broker", "receiver") for tree in trees(folder) for name in counted(tree)}
     core = keys_of("broker/asapo_broker/core.py", "statistics") - {"metrics"}
-    core |= keys_of("broker/asapo_broker/delivery.py", "numbers")
+    core |= keys_of("broker/asapo_broker/bookkeeping.py", "numbers")
     names |= {f"{PREFIX}{name}" for name in core}
     names |= {f"{PREFIX}{item.name}_total" for item in fields(Tally)}
     return names | {f"{PREFIX}up"} | set(STAGE_NUMBERS.values())

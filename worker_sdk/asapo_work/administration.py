@@ -1,14 +1,14 @@
-"""The calls of a consumer about groups as such; nobody's messages are read by them."""
+"""The calls of a consumer about groups and streams as such; nobody's messages are read by them."""
 
 from __future__ import annotations
 
-from asapo_work import groups
+from asapo_work import groups, plans
 from asapo_work.groups import DeadLetter, Edge, GroupInfo, Letters
 from asapo_work.lookups import Lookups
 
 
 class Administration(Lookups):
-    """The part of a consumer that looks after groups."""
+    """The part of a consumer that looks after groups and streams."""
 
     def groups(
         self, *, stream: str | None = None, source: str | None = None, timeout_s: float | None = None
@@ -134,3 +134,39 @@ class Administration(Lookups):
             If there is no such group.
         """
         self._run(groups.delete(self._client.place(stream, source), group, self._client.wait_s(timeout_s)))
+
+    def delete_stream(
+        self,
+        stream: str,
+        *,
+        source: str | None = None,
+        force: bool = False,
+        missing_ok: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Delete a stream for good: its messages and their files, its metadata, its groups and their dead letters.
+
+        Arrays and bytes that were read before stay valid. A stream of the same name may be begun afterwards: its ids,
+        arrival numbers and groups begin anew. Whoever still holds messages of the deleted one gets `LeaseLost` or
+        `UnknownStream` when they are acknowledged, and `StorageError` or `UnknownStream` for payloads not read yet.
+
+        Parameters
+        ----------
+        force : bool
+            Delete it also while producers write to it. What they send, or send again, from then on belongs to a new
+            stream of the same name; their numbering goes on.
+        missing_ok : bool
+            Do nothing if there is no such stream.
+
+        Raises
+        ------
+        UnknownStream
+            If there is no such stream.
+        StreamBusy
+            If it is not finished and a live producer writes to it: call `finish_stream` or close the producer first.
+        IndexUnavailable, DeadlineExceeded
+            If no receiver was there to delete it in time, or one ended meanwhile: then it is deleted, or as it was, and
+            may be called again.
+        """
+        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
+        self._run(plans.delete_stream(place, wait_s, self._client.clock, force=force, missing_ok=missing_ok))

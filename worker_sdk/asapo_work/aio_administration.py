@@ -1,14 +1,14 @@
-"""The calls of an async consumer about groups as such; see `administration`."""
+"""The calls of an async consumer about groups and streams as such; see `administration`."""
 
 from __future__ import annotations
 
-from asapo_work import groups
+from asapo_work import groups, plans
 from asapo_work.aio_lookups import AsyncLookups
 from asapo_work.groups import DeadLetter, Edge, GroupInfo, Letters
 
 
 class AsyncAdministration(AsyncLookups):
-    """The part of an async consumer that looks after groups."""
+    """The part of an async consumer that looks after groups and streams."""
 
     async def groups(
         self, *, stream: str | None = None, source: str | None = None, timeout_s: float | None = None
@@ -76,3 +76,16 @@ class AsyncAdministration(AsyncLookups):
     ) -> None:
         """Let a group be forgotten; see `Consumer.delete_group`."""
         await self._run(groups.delete(self._client.place(stream, source), group, self._client.wait_s(timeout_s)))
+
+    async def delete_stream(
+        self,
+        stream: str,
+        *,
+        source: str | None = None,
+        force: bool = False,
+        missing_ok: bool = False,
+        timeout_s: float | None = None,
+    ) -> None:
+        """Delete a stream for good; see `Consumer.delete_stream`."""
+        place, wait_s = self._client.place(stream, source), self._client.wait_s(timeout_s)
+        await self._run(plans.delete_stream(place, wait_s, self._client.clock, force=force, missing_ok=missing_ok))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple
 from asapo.errors import ConnectFailed, DamagedFile, RemoteProtocolError, StorageError, WrongInput
 from asapo.models import Format, SegmentInfo
 from asapo.reader import PayloadReader, array_of, check_payload
+from asapo.storage.layout import is_segment
 from asapo.wire.events import Fetch, Hello, Piece
 from asapo.wire.limits import MIB
 from asapo_work.link import Channel
@@ -142,6 +143,8 @@ class MessagePayloads:
             except OSError:  # gone, or cannot be mapped
                 batch.windows.pop(row[4], None)
             else:
+                if not is_segment(place.segment.path):  # a new stream may have a file of that name since
+                    check_payload(window[offset:end], row[7] & DIGEST_MASK, place.segment.path)
                 return window[offset:end]
         return self._fetched(place.segment, batch, row)
 
@@ -285,4 +288,5 @@ class MessagePayloads:
 
 def _names(batch: Batch, row: Sequence[Any]) -> dict[str, Any]:
     """Return the fields by which a data server knows a payload."""
-    return {"source": batch.source, "stream": batch.stream, "message_id": row[0], "substream": row[2]}
+    names = {"source": batch.source, "stream": batch.stream, "message_id": row[0], "substream": row[2]}
+    return {**names, "segment": max(0, row[4])}

@@ -10,7 +10,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, NamedTuple, TypeVar
 
-from asapo.errors import Gap, LeaseLost, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
+from asapo.errors import Gap, IndexUnavailable, LeaseLost, NothingYet, RemoteProtocolError, UnknownStream, WrongInput
 from asapo.models import MAX_ID, check_id, check_name
 from asapo.wire.events import (
     Acknowledge,
@@ -26,6 +26,7 @@ from asapo.wire.events import (
     Rows,
 )
 from asapo.wire.limits import LEASE_S, MAX_ROWS
+from asapo.wire.stream_events import DeleteStream
 from asapo_work.failures import told
 from asapo_work.message import Message, Payloads, messages_of, ranges_of, settle
 from asapo_work.session import error_of
@@ -298,6 +299,29 @@ def beamtime_meta(timeout_s: float) -> Plan[dict[str, Any]]:
 def describe(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:
     """Ask about one stream."""
     return dict(expect((yield Ask(Describe, {"source": source, "stream": stream}, timeout_s)), Done).result)
+
+
+def delete_stream(place: Place, timeout_s: float, clock: Clock, *, force: bool, missing_ok: bool) -> Plan[None]:
+    """Have the stream deleted that has the name now."""
+    deadline_s = clock() + timeout_s
+    try:
+        facts = expect((yield Ask(Describe, place.fields, timeout_s)), Done).result
+    except UnknownStream:
+        if missing_ok:
+            return
+        raise
+    fields = {**place.fields, "force": force, "number": facts.get("number", 0)}
+    while True:
+        try:
+            expect((yield Ask(DeleteStream, fields, max(0.0, deadline_s - clock()))), Done)
+        except UnknownStream:
+            return  # deleted by a request whose answer was lost, or by somebody else
+        except IndexUnavailable:
+            if clock() >= deadline_s:
+                raise
+            yield Pause(PAUSE_S)
+        else:
+            return
 
 
 def stream_meta(source: str, stream: str, timeout_s: float) -> Plan[dict[str, Any]]:

@@ -29,6 +29,7 @@ from asapo_broker.feed import (
     OpenGroup,
     RowsLoaded,
     Tail,
+    Vanished,
 )
 from asapo_broker.registry import Registry
 from asapo_broker.saves import Save, Stored
@@ -379,6 +380,36 @@ def test_after_a_restart_an_ack_beside_a_read_waits_for_the_group_and_counts(
     (saved,) = world.delivery.changes().values()
     assert saved.state is not None
     assert saved.state.floor == 3
+
+
+def test_an_ack_of_a_deleted_stream_takes_nothing_from_the_next_one_of_its_name(world: World) -> None:
+    one = world.session()
+    world.ask(one, n=9)
+    world.delivery.request(one, Acknowledge(900, "det", "s", "g", [[1, 3]]), 0.0)
+    world.open()
+    world.feed.begun_anew = True
+    world.add(1, 2, 3)
+    world.ready()
+    (rows,) = [event for event in world.answers() if type(event) is Rows]
+    assert [one[0] for one in rows.rows] == [1, 2, 3]
+
+
+def test_a_stream_that_vanished_is_let_go_of_and_its_groups_are_stored_no_more(world: World) -> None:
+    one, two = world.session(), world.session(b"b" * 16)
+    world.ask(one, n=2)
+    world.open()
+    world.add(1, 2)
+    world.ready()
+    assert world.ids() == [1, 2]
+    world.ask(two)
+    world.delivery.take(Vanished(world.feed), 0.0)
+    (answer,) = world.answers()
+    assert (answer.error["code"], "deleted" in answer.error["message"]) == ("unknown_stream", True)
+    assert world.delivery.streams == {}
+    world.delivery.end(one, 0.0)
+    world.delivery.renew(two, 0.0)
+    assert world.delivery.changes() == {}
+    assert world.delivery.turn(1e9) > 0
 
 
 def test_an_ack_that_opened_nothing_waits_for_the_read_that_came_meanwhile(world: World) -> None:

@@ -12,11 +12,11 @@ from asapo.delivery.letters import DeadLetter, Explained
 from asapo.errors import ConfigError, DamagedFile, IndexUnavailable, QueueFull, RemoteProtocolError, WrongInput
 from asapo.models import StreamRef
 from asapo.wire.events import Beat, GetLast, Hello, Register
-from asapo_broker.core import StateLock
 from asapo_broker.registry import Registry
 from asapo_broker.saves import Save, Stored
 from asapo_broker.sessions import KEPT_BYTES, KEPT_REPLIES, Session, Sessions
 from asapo_broker.settings import CoreSettings
+from asapo_broker.state_lock import StateLock
 from asapo_broker.store import CursorStore
 
 REF = StreamRef("bt/x", "det", "s")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from asapo.errors import AsapoError, ConfigError, LinkLost, RemoteProtocolError, StorageError, WrongInput, to_wire
+from asapo.hostinfo import check_memory
 from asapo.index.asked import QueryLimits
 from asapo.storage.layout import CORE_LOCK
 from asapo.transport import Message, Waiter, Wakeup, listen
@@ -251,6 +252,7 @@ class Core:
             return
         if type(event) is not Hello:
             raise RemoteProtocolError(f"{type(event).__name__} before Hello: say Hello first")
+        check_memory("serve another client")
         self._sessions.greet(identity, event, now_s)
         self._server.send(identity, self._welcome)
 

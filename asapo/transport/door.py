@@ -41,6 +41,8 @@ WATCH_S: Final = 0.02
 GROWN_BYTES: Final = 8 * 1024 * 1024
 """When it grew by so much, their connections are looked at, and else every so often:"""
 LOOK_ANYWAY_S: Final = 0.5
+PAUSES: Final = 20
+"""But no look comes sooner than so many times what the one before took."""
 WATCHED: Final = int(REFUSED | zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | zmq.Event.MONITOR_STOPPED)
 
 
@@ -80,7 +82,7 @@ class Doorkeeper:
     def __init__(self, monitor: Any, heards: Heards, *, memory: Callable[[], int] = resident_bytes) -> None:
         self.heards = heards
         self.bell = Wakeup()
-        """Rung when the thread that receives is to say whether anything is left to be taken."""
+        """Rung when the thread that receives is to look whether anything is left to be taken."""
         self.refused = 0
         """Connections that broke the transport's rules."""
         self.ended = 0
@@ -94,7 +96,8 @@ class Doorkeeper:
         self._memory = memory
         self._looked_s = 0.0
         self._looked_bytes = 0
-        self._suspected = False
+        self._due_s = 0.0
+        self._hurry = False
         self._thread = threading.Thread(target=self._run, name="asapo-door", daemon=True)
         self._thread.start()
 
@@ -122,8 +125,7 @@ class Doorkeeper:
 
     def _run(self) -> None:
         while True:
-            hurry = self._strangers or self._suspected
-            pause_s = LOOK_S if hurry else WATCH_S if self.heards else None
+            pause_s = LOOK_S if self._strangers or self._hurry else WATCH_S if self.heards else None
             if self._monitor.poll(pause_s and pause_s * 1000):
                 event, value = EVENT.unpack(self._monitor.recv_multipart()[0])
                 if event == zmq.Event.MONITOR_STOPPED:
@@ -165,21 +167,22 @@ class Doorkeeper:
 
     def _watch(self, now_s: float) -> None:
         """End greeted connections with a message that is longer than any, as soon as memory grows."""
+        if now_s < self._due_s:
+            return
         resident = self._memory()
         self._looked_bytes = min(self._looked_bytes, resident)
-        if (
-            not self._suspected
-            and resident < self._looked_bytes + GROWN_BYTES
-            and now_s < self._looked_s + LOOK_ANYWAY_S
-        ):
+        grown = resident >= self._looked_bytes + GROWN_BYTES
+        if not (grown or self._hurry or now_s >= self._looked_s + LOOK_ANYWAY_S):
             return
         self._looked_s, self._looked_bytes = now_s, resident
-        found, self._suspected = self.heards.endless(resident, now_s)
-        if self._suspected:
-            self.bell.ring()
+        found = self.heards.endless(resident, now_s)
+        self._hurry = self.heards.suspects or self.heards.large
+        self._due_s = now_s + PAUSES * (time.monotonic() - now_s)
         for heard in found:
             log.warning("a message of descriptor %d does not end; its connection is ended", heard.descriptor)
             self._end(heard.descriptor, lambda own, inode=heard.inode: inode_of(own.fileno()) == inode)  # type: ignore[misc]
+        if found or self.heards.suspects:
+            self.bell.ring()  # to be told what is left, and to have what was ended let go of its memory
 
     def _end(self, descriptor: int, is_it: Callable[[socket.socket], bool]) -> None:
         """Shut a connection down under ZeroMQ, which then ends it as one that its peer closed."""

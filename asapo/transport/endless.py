@@ -93,6 +93,10 @@ class Heards:
         """By identity; for the thread that receives, which counts their messages there."""
         self.drained = 0
         """How often that thread found no message waiting."""
+        self.suspects = False
+        """Whether at the last look there were any that must be proved."""
+        self.large = False
+        """Whether at the last look a message was under way that is worth looking again soon."""
         self._most = longest_bytes + MAX_HEADER_BYTES + SLACK_BYTES
         self._other = other_bytes
         self._received = received
@@ -107,6 +111,8 @@ class Heards:
         if len(self.peers) >= MOST_PEERS:
             self.peers.clear()  # they are introduced again, which does no harm
         heard = self.peers[peer] = Heard(descriptor, inode_of(descriptor))
+        if (received := self._received(descriptor)) is not None:
+            heard.seen, heard.received = heard.whole, received
         with self._lock:
             self._by_descriptor[descriptor] = heard
 
@@ -117,8 +123,8 @@ class Heards:
             if heard is not None and inode_of(descriptor) != heard.inode:
                 del self._by_descriptor[descriptor]
 
-    def endless(self, resident: int, now_s: float) -> tuple[list[Heard], bool]:
-        """Return the connections that send a message longer than any; True when there are others to be suspected.
+    def endless(self, resident: int, now_s: float) -> list[Heard]:
+        """Return the connections that send a message longer than any.
 
         `resident` is the memory of this process. Of connections whose bytes nobody counts one is named at a time: the
         one that was last heard of longest ago, when memory says that there is one. Honest clients say something every
@@ -128,6 +134,7 @@ class Heards:
             heards = list(self._by_descriptor.values())
         total = sum([heard.whole for heard in heards])
         hidden = self._other + self._most * len(heards)
+        self.large = False
         found: list[Heard] = []
         unseen: list[Heard] = []
         for heard in heards:
@@ -141,10 +148,14 @@ class Heards:
             if received is None:
                 if self._proved(heard, resident - heard.resident > hidden, total, len(heards)):
                     unseen.append(heard)
-            elif self._proved(heard, received - heard.received > self._most, total, len(heards)):
+                continue
+            came = received - heard.received
+            self.large |= came > SLACK_BYTES
+            if self._proved(heard, came > self._most, total, len(heards)):
                 found.append(heard)
         found += sorted(unseen, key=lambda heard: heard.heard_s)[:1]
-        return found, any(heard.mark is not None for heard in heards)
+        self.suspects = any(heard.mark is not None for heard in heards)
+        return found
 
     def _proved(self, heard: Heard, suspected: bool, total: int, n: int) -> bool:
         """Say whether a suspicion holds although the receiving thread has taken all that was whole since it arose.

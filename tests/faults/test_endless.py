@@ -30,6 +30,8 @@ OTHERS = 48 * MIB + OWN_BYTES
 ENDLESS = 4096 * MIB
 OVERSHOOT_BYTES = 64 * MIB
 """What a peer on this machine sends between two looks."""
+BUSY_BYTES = 320 * MIB
+"""The same when both cores are busy with sending and receiving it."""
 
 
 @pytest.fixture(scope="module")
@@ -129,7 +131,7 @@ def test_a_producer_beside_it_keeps_its_rate_and_the_service_its_budget(target: 
     print(f"{port}: {len(sent)} attacks, {share:.2f} of the rate, waits {waits_s} s, grown {grown / MIB:.0f} MiB")
     assert 0 < max(sent) < ENDLESS
     assert share > 0.9
-    assert grown < 1.1 * (MESSAGE + OVERSHOOT_BYTES)
+    assert grown < 1.1 * (MESSAGE + BUSY_BYTES)
 
 
 def test_a_producer_that_sends_all_it_can_is_never_taken_for_one(tmp_path: Path) -> None:

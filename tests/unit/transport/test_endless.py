@@ -34,8 +34,7 @@ class Wires:
 
     def ended(self) -> list[int]:
         self.now_s += 0.02
-        found, _ = self.heards.endless(self.resident, self.now_s)
-        return [heard.descriptor for heard in found]
+        return [heard.descriptor for heard in self.heards.endless(self.resident, self.now_s)]
 
 
 @pytest.fixture

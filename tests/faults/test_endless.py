@@ -141,7 +141,7 @@ def test_a_producer_that_sends_all_it_can_is_never_taken_for_one(tmp_path: Path)
     ):
         frame = bytes(16 * MIB)
         for _ in range(3):
-            for _ in range(60):
+            for _ in range(20):
                 producer.send(frame)
             with services.paused("r1"):  # all that was under way waits there
                 threading.Event().wait(1.0)

@@ -44,7 +44,7 @@ def little_memory(pid: int, limit: str, left_bytes: int) -> Iterator[None]:
         resource.prlimit(pid, kind, usual)
 
 
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("limit", ["address space", pytest.param("data", marks=pytest.mark.soak)])
 def test_a_receiver_without_memory_refuses_new_work_and_keeps_the_old(tmp_path: Path, limit: str) -> None:
     old = Ledger("old", sizes=(1_000, 5_000))
     with (
@@ -81,7 +81,7 @@ def test_a_receiver_without_memory_refuses_new_work_and_keeps_the_old(tmp_path: 
         assert old.check_all(services) == sorted(old.acked)
 
 
-@pytest.mark.parametrize("limit", LIMITS)
+@pytest.mark.parametrize("limit", ["address space", pytest.param("data", marks=pytest.mark.soak)])
 def test_a_core_without_memory_refuses_new_clients_and_keeps_the_old(tmp_path: Path, limit: str) -> None:
     ledger = Ledger("old", sizes=(1_000,))
     with LocalServices(tmp_path, log_level="error") as services, producer_of(services) as producer:

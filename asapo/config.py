@@ -55,8 +55,12 @@ class ReceiverConfig:
     """Most credit of one producer."""
     ingest_bytes: int = 1024 * MIB
     """Credit of all producers of one receiver together."""
+    max_unit_bytes: int = limits.MAX_UNIT_BYTES
+    """Longest wire unit, and so the longest message, that a receiver takes."""
     beamtime_bytes_per_s: int = 0
     """What all producers of one beamtime may have stored by one receiver in a second; 0 for no limit."""
+    beamtime_bytes: int = 0
+    """Most that the folder of one beamtime may hold; 0 for no limit."""
     cache_bytes: int = 64 * MIB
     """Recent payloads kept for remote readers."""
     memory_bytes: int = 256 * MIB
@@ -70,6 +74,7 @@ class ReceiverConfig:
         _within("receiver.count", self.count, 1, MAX_RECEIVERS)
         for name in ("window_bytes", "ingest_bytes", "segment_bytes"):
             _within(f"receiver.{name}", getattr(self, name), MIB, 2**62)
+        _within("receiver.max_unit_bytes", self.max_unit_bytes, MIB, limits.MAX_UNIT_BYTES)
         _within("receiver.session_timeout_s", self.session_timeout_s, limits.HEARTBEAT_S, 86_400)
 
 

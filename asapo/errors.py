@@ -183,6 +183,19 @@ class DiskFull(StorageError):
     retriable = True
 
 
+class QuotaExceeded(DiskFull):
+    """No room left of what the facility gives a beamtime; fields `beamtime`, `limit_bytes`, `used_bytes`."""
+
+    code = "quota_exceeded"
+
+
+class OutOfMemory(StorageError):
+    """The service has no memory for this now; nothing of it was done, and what it does for others goes on."""
+
+    code = "out_of_memory"
+    retriable = True
+
+
 class ChecksumMismatch(StorageError):
     """Stored bytes are not the bytes that were sent; fields `expected`, `found`."""
 
@@ -292,6 +305,13 @@ def _walk(kind: type[AsapoError]) -> dict[str, type[AsapoError]]:
 
 BY_CODE: dict[str, type[AsapoError]] = _walk(AsapoError)
 """Wire code to class; an unknown code (a newer peer) becomes `AsapoError`."""
+
+
+def known(exc: AsapoError | MemoryError, what: str) -> AsapoError:
+    """Return an error as one of ours; `what` could not be done."""
+    if isinstance(exc, AsapoError):
+        return exc
+    return OutOfMemory(f"no memory to {what}; give the service more, or send less at once: it may work later")
 
 
 def from_wire(code: str, message: str, fields: dict[str, Any]) -> AsapoError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import logging
 import os
 import signal
 import sys
@@ -17,6 +18,10 @@ from asapo.errors import ConfigError
 GC_NEW: Final = 50_000
 """New containers between two looks of the garbage collector at the young ones."""
 GC_OLDER: Final = 20
+THREAD_LOST: Final = 70
+"""Exit status of a process that lost a thread: EX_SOFTWARE."""
+
+log = logging.getLogger(__name__)
 
 
 def add_service_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,6 +77,23 @@ def stop_on_signal(stop: Callable[[], None], *, supervised: bool) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN if supervised else handler)
     if supervised:
         threading.Thread(target=_watch_stdin, args=(stop,), name="asapo-stdin", daemon=True).start()
+
+
+def end_with_threads() -> None:
+    """Let this process end, as if it were killed, when one of its threads ends by an error that nobody expected.
+
+    A service without one of its threads would take in and never answer. What it has acknowledged is safe, and whoever
+    supervises it starts it again.
+    """
+
+    def end(lost: threading.ExceptHookArgs) -> None:
+        name = lost.thread.name if lost.thread else "unknown"
+        try:
+            log.critical("thread %s failed, the process ends", name, exc_info=lost.exc_value)
+        finally:
+            os._exit(THREAD_LOST)
+
+    threading.excepthook = end
 
 
 def _watch_stdin(stop: Callable[[], None]) -> None:

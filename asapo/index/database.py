@@ -11,7 +11,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-from asapo.errors import IndexUnavailable
+from asapo.errors import IndexUnavailable, OutOfMemory, StorageError
 from asapo.index import schema
 from asapo.query import regexp_function
 
@@ -22,6 +22,8 @@ LONGEST_WAIT_S: Final = 0.005
 """SQLite's own busy handler waits up to 100 ms between tries; commits here take 2 ms, so ours tries more often."""
 WRITER_CACHE_KIB: Final = 65536
 READER_CACHE_KIB: Final = 8192
+NO_MEMORY: Final = frozenset({"SQLITE_NOMEM", "SQLITE_IOERR_NOMEM", "SQLITE_IOERR_SHMMAP"})
+"""What SQLite says when it gets no memory; the last, when it cannot map what its processes share."""
 
 
 def is_busy(error: sqlite3.Error) -> bool:
@@ -31,16 +33,21 @@ def is_busy(error: sqlite3.Error) -> bool:
 
 @contextmanager
 def translated(path: Path) -> Iterator[None]:
-    """Turn every error of sqlite3 into IndexUnavailable: nothing is acknowledged until the index answers again."""
+    """Turn every error of sqlite3 into IndexUnavailable: nothing is acknowledged until the index answers again.
+
+    But no memory is this process's trouble, not the index's: nobody waits for it, and other beamtimes go on.
+    """
     try:
         yield
     except sqlite3.Error as exc:
         raise unavailable(path, exc) from exc
 
 
-def unavailable(path: Path, error: sqlite3.Error) -> IndexUnavailable:
+def unavailable(path: Path, error: sqlite3.Error) -> StorageError:
     """Return our error for one of sqlite3."""
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    if name in NO_MEMORY:
+        return OutOfMemory(f"no memory to use index {path} ({name}); give the service more", path=str(path))
     damaged = (getattr(error, "sqlite_errorcode", None) or 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
     advice = "; the file is damaged: stop the services and run asapo reindex" if damaged else ""
     return IndexUnavailable(f"index {path}: {error} ({name}){advice}", path=str(path), reason=name)

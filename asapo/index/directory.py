@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from asapo.errors import StorageError
+from asapo.hostinfo import check_memory
 from asapo.index.schema import read_beamtime
 from asapo.index.sqlite import SqliteIndex
 from asapo.models import check_name
@@ -54,6 +55,7 @@ class IndexDirectory:
             if index is None:
                 if beamtime in self.lost:
                     self._check_lost(beamtime, path)
+                check_memory(f"open the index of beamtime {beamtime}")
                 index = SqliteIndex(path, beamtime, **self._settings)
                 if self._declared_keys and not index.declared_keys():
                     index.declare_keys(self._declared_keys)

@@ -48,16 +48,26 @@ class Housekeeper:
     def submit(self, task: Callable[[], None]) -> None:
         """Do `task` later; it handles its own storage errors."""
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name=self._name, daemon=True)
+            try:
+                thread.start()
+            except RuntimeError as exc:  # no more threads for this process: slower, but as good
+                logger.warning("storage housekeeping is done by who writes: %s", exc)
+                self._do(task)
+                return
+            self._thread = thread
         self._tasks.put(task)
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            try:
-                task()
-            except StorageError as exc:
-                logger.warning("storage housekeeping: %s", exc)
+            self._do(task)
+
+    @staticmethod
+    def _do(task: Callable[[], None]) -> None:
+        try:
+            task()
+        except StorageError as exc:
+            logger.warning("storage housekeeping: %s", exc)
 
     def close(self, timeout_s: float) -> bool:
         """Finish all tasks; False when they took longer than `timeout_s`, for example on a dead file server."""

@@ -26,7 +26,8 @@ T = TypeVar("T")
 VARIABLE: Final = "ASAPO_FAULTS"
 """Environment variable with the faults of a whole process: `pwrite:17:kill,append:3:ENOSPC:.idx` for file operations,
 `ingest.after-journal:5:kill` for a place of `asapo.failpoints`, or one that a test switches on by making a file, for
-example `switch:/tmp/on:ENOSPC:stream1`. `clock:/tmp/step` lets the wall clock be wrong by the seconds in that file."""
+example `switch:/tmp/on:ENOSPC:stream1`. `clock:/tmp/step` lets the wall clock be wrong by the seconds in that file, and
+with `threads:/tmp/none` no thread can be started while that file is there."""
 WRITES: Final = frozenset({"pwrite", "append"})
 
 
@@ -248,6 +249,18 @@ def step_clock(path: str) -> None:
     time.time = lambda: wrong_ns() / 1e9
 
 
+def withhold_threads(switch: str) -> None:
+    """Let no thread be started in this process as long as a file is there, as at a limit of the system."""
+    start = threading.Thread.start
+
+    def limited(thread: threading.Thread) -> None:
+        if os.path.exists(switch):
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    threading.Thread.start = limited  # type: ignore[method-assign, assignment]
+
+
 def _die() -> NoReturn:
     os.kill(os.getpid(), signal.SIGKILL)
     while True:  # the signal needs a moment; nothing more may be done
@@ -259,6 +272,9 @@ def install_from_environment() -> FileOps | None:
     text = os.environ.get(VARIABLE, "")
     if text.startswith("clock:"):
         step_clock(text.removeprefix("clock:"))
+        return None
+    if text.startswith("threads:"):
+        withhold_threads(text.removeprefix("threads:"))
         return None
     if text.startswith("switch:"):
         files: FileOps = SwitchedFiles.parse(text)

@@ -125,6 +125,10 @@ class LocalServices:
         service = self._services[name]
         service.module, service.environment = "asapo", {}
 
+    def change(self, name: str, **settings: Any) -> None:
+        """Let a service work with other settings from its next start on, for example `beamtime_bytes=2**30`."""
+        self._services[name].settings.update(settings)
+
     def kill(self, name: str) -> None:
         """End a service by SIGKILL."""
         service = self._services[name]

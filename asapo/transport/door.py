@@ -2,6 +2,7 @@
 
 ZeroMQ bounds the messages of a peer and the length of each part, but not the parts of a message that never ends, and
 it holds a connection that says nothing for ever. Nothing is lost by ending those: none of them was ever answered.
+Whoever has said something is watched for messages that never end, see `asapo.transport.endless`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,9 @@ from typing import Any, Final
 
 import zmq
 
+from asapo.transport.endless import Heards, inode_of
+from asapo.transport.wait import Wakeup
+
 log = logging.getLogger(__name__)
 
 GREETING_S: Final = 10.0
@@ -32,7 +36,13 @@ REFUSED: Final = (
 )
 EVENT: Final = struct.Struct("=Hi")
 """Kind and value of an event, as zmq_socket_monitor(3) gives them; what pyzmq has for that imports asyncio."""
-MOST_PEERS: Final = 10_000
+WATCH_S: Final = 0.02
+"""How often the memory of this process is looked at while there are peers."""
+GROWN_BYTES: Final = 8 * 1024 * 1024
+"""When it grew by so much, their connections are looked at, and else every so often:"""
+LOOK_ANYWAY_S: Final = 0.5
+PAUSES: Final = 20
+"""But no look comes sooner than so many times what the one before took."""
 WATCHED: Final = int(REFUSED | zmq.Event.ACCEPTED | zmq.Event.DISCONNECTED | zmq.Event.MONITOR_STOPPED)
 
 
@@ -63,13 +73,16 @@ class Doorkeeper:
     ----------
     monitor : zmq.Socket
         Receives the `WATCHED` events of the server's socket; the doorkeeper's from now on.
+    heards : Heards
+        Those who have said something.
     memory : callable
         Returns the memory of this process in bytes.
     """
 
-    def __init__(self, monitor: Any, *, memory: Callable[[], int] = resident_bytes) -> None:
-        self.peers: set[bytes] = set()
-        """Who has said something; for the thread that receives."""
+    def __init__(self, monitor: Any, heards: Heards, *, memory: Callable[[], int] = resident_bytes) -> None:
+        self.heards = heards
+        self.bell = Wakeup()
+        """Rung when the thread that receives is to look whether anything is left to be taken."""
         self.refused = 0
         """Connections that broke the transport's rules."""
         self.ended = 0
@@ -81,42 +94,54 @@ class Doorkeeper:
         self._lock = threading.Lock()
         self._monitor = monitor
         self._memory = memory
+        self._looked_s = 0.0
+        self._looked_bytes = 0
+        self._due_s = 0.0
+        self._hurry = False
         self._thread = threading.Thread(target=self._run, name="asapo-door", daemon=True)
         self._thread.start()
 
     def introduce(self, peer: bytes, part: Any) -> None:
         """Take note that a peer's first whole message came, of which this is a part. The thread that receives."""
-        if len(self.peers) >= MOST_PEERS:
-            self.peers.clear()  # they are introduced again, which does no harm
-        self.peers.add(peer)
         try:
             descriptor = part.get(zmq.SRCFD)
         except zmq.ZMQError:
             return  # ZeroMQ's oldest protocols do not tell, and we do not speak them: it stays a stranger
+        self.heards.add(peer, descriptor)
         with self._lock:
             if self._strangers.pop(descriptor, None) is None:
                 self._early.add(descriptor)
+
+    def emptied(self) -> None:
+        """Take note that no whole message is left to be taken. The thread that receives."""
+        self.heards.drained += 1
+        self.bell.hear()
 
     def close(self) -> None:
         """Wait for the end; the monitor of the socket was stopped before."""
         self._thread.join()
         self._monitor.close()
+        self.bell.close()
 
     def _run(self) -> None:
         while True:
-            if self._monitor.poll(LOOK_S * 1000 if self._strangers else None):
+            pause_s = LOOK_S if self._strangers or self._hurry else WATCH_S if self.heards else None
+            if self._monitor.poll(pause_s and pause_s * 1000):
                 event, value = EVENT.unpack(self._monitor.recv_multipart()[0])
                 if event == zmq.Event.MONITOR_STOPPED:
                     return
                 self._note(event, value)
             if self._strangers:
                 self._look(time.monotonic())
+            if self.heards:
+                self._watch(time.monotonic())
 
     def _note(self, event: int, value: int) -> None:
         if event & int(REFUSED):
             self.refused += 1
             return
         name = _other_end(value) if event == zmq.Event.ACCEPTED else None
+        self.heards.gone(value)
         with self._lock:
             self._strangers.pop(value, None)
             if name is not None and value not in self._early:
@@ -138,12 +163,31 @@ class Doorkeeper:
             with self._lock:
                 known = self._strangers.pop(descriptor, None) is None  # it has just said something
             if not known:
-                self._end(descriptor, stranger)
+                self._end(descriptor, lambda own, name=stranger.name: _name_of(own) == name)  # type: ignore[misc]
 
-    def _end(self, descriptor: int, stranger: Stranger) -> None:
+    def _watch(self, now_s: float) -> None:
+        """End greeted connections with a message that is longer than any, as soon as memory grows."""
+        if now_s < self._due_s:
+            return
+        resident = self._memory()
+        self._looked_bytes = min(self._looked_bytes, resident)
+        grown = resident >= self._looked_bytes + GROWN_BYTES
+        if not (grown or self._hurry or now_s >= self._looked_s + LOOK_ANYWAY_S):
+            return
+        self._looked_s, self._looked_bytes = now_s, resident
+        found = self.heards.endless(resident, now_s)
+        self._hurry = self.heards.suspects or self.heards.large
+        self._due_s = now_s + PAUSES * (time.monotonic() - now_s)
+        for heard in found:
+            log.warning("a message of descriptor %d does not end; its connection is ended", heard.descriptor)
+            self._end(heard.descriptor, lambda own, inode=heard.inode: inode_of(own.fileno()) == inode)  # type: ignore[misc]
+        if found or self.heards.suspects:
+            self.bell.ring()  # to be told what is left, and to have what was ended let go of its memory
+
+    def _end(self, descriptor: int, is_it: Callable[[socket.socket], bool]) -> None:
         """Shut a connection down under ZeroMQ, which then ends it as one that its peer closed."""
         with contextlib.suppress(OSError), socket.socket(fileno=os.dup(descriptor)) as own:
-            if _name_of(own) == stranger.name:
+            if is_it(own):
                 own.shutdown(socket.SHUT_RDWR)
                 self.ended += 1
 

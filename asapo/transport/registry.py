@@ -5,9 +5,11 @@ from __future__ import annotations
 from asapo.errors import ConfigError, WrongInput
 from asapo.transport.base import Link, Server
 from asapo.transport.zeromq import ZmqLink, ZmqServer
+from asapo.wire.limits import MIB
 
 SCHEMES = {"tcp": "tcp", "ipc": "ipc", "asapo": "tcp"}
 """URL scheme to ZeroMQ scheme."""
+OTHER_BYTES = 2 * 1024 * MIB
 
 
 def resolve(url: str) -> str:
@@ -44,8 +46,16 @@ def connect(url: str, *, send_bytes: int = 0) -> Link:
     return ZmqLink(resolve(url), send_bytes=send_bytes)
 
 
-def listen(url: str, *, max_part_bytes: int) -> Server:
+def listen(url: str, *, max_part_bytes: int, other_bytes: int = OTHER_BYTES) -> Server:
     """Return a server bound to `url`; tcp://127.0.0.1:* takes a free port.
+
+    Parameters
+    ----------
+    max_part_bytes : int
+        A longer part, and a message of more than that and a header, end their connection.
+    other_bytes : int
+        Memory that this process may take beside one message of each connection; by that those without end are known
+        where the system does not count a connection's bytes.
 
     Raises
     ------
@@ -62,4 +72,4 @@ def listen(url: str, *, max_part_bytes: int) -> Server:
             "is configured",
             key="listen",
         )
-    return ZmqServer(address, max_part_bytes=max_part_bytes)
+    return ZmqServer(address, max_part_bytes=max_part_bytes, other_bytes=other_bytes)

@@ -19,6 +19,7 @@ import zmq
 from asapo.errors import ConnectFailed, LinkLost
 from asapo.transport.base import Buffer, Message
 from asapo.transport.door import WATCHED, Doorkeeper
+from asapo.transport.endless import Heards
 
 HEARTBEAT_MS: Final = 2000
 CONNECT_TIMEOUT_MS: Final = 3000
@@ -149,7 +150,7 @@ class ZmqLink:
 class ZmqServer:
     """The server's end: one ROUTER."""
 
-    def __init__(self, address: str, *, max_part_bytes: int) -> None:
+    def __init__(self, address: str, *, max_part_bytes: int, other_bytes: int) -> None:
         socket = context().socket(zmq.ROUTER)
         socket.setsockopt(zmq.LINGER, 0)
         socket.setsockopt(zmq.ROUTER_MANDATORY, 1)
@@ -160,7 +161,7 @@ class ZmqServer:
         socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5 * HEARTBEAT_MS)
         socket.setsockopt(zmq.BACKLOG, 512)
         self._socket = socket
-        self._door = Doorkeeper(_monitor(socket, WATCHED))
+        self._door = Doorkeeper(_monitor(socket, WATCHED), Heards(max_part_bytes, other_bytes))
         self._file = ""
         try:
             socket.bind(address)
@@ -209,8 +210,8 @@ class ZmqServer:
         self._socket.close(linger=0)
 
     def pollables(self) -> tuple[Any, ...]:
-        """Return the socket."""
-        return (self._socket,)
+        """Return the socket, and the bell by which the doorkeeper asks whether anything is left there."""
+        return (self._socket, *self._door.bell.pollables())
 
 
 def _receive(socket: Any, door: Doorkeeper | None = None) -> Message | None:
@@ -222,14 +223,19 @@ def _receive(socket: Any, door: Doorkeeper | None = None) -> Message | None:
     """
     # Asking costs 2 us; the exception of a vain recv would cost 12.
     if not socket.getsockopt(zmq.EVENTS) & _READABLE:
+        if door is not None:
+            door.emptied()
         return None
     peer = b""
     try:
         if door is not None:
             peer = socket.recv(_NOW)  # no message ends behind it
             part = socket.recv(copy=False)
-            if peer not in door.peers:
+            heard = door.heards.peers.get(peer)
+            if heard is None:
                 door.introduce(peer, part)
+            else:
+                heard.whole += 1
         else:
             part = socket.recv(_NOW, copy=False)
     except zmq.Again:

@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 
 from asapo import logs
-from asapo.service import add_service_arguments, say_ready, settle_memory, stop_on_signal, supervised_settings
+from asapo.service import (
+    add_service_arguments,
+    end_with_threads,
+    say_ready,
+    settle_memory,
+    stop_on_signal,
+    supervised_settings,
+)
 from asapo.transport.zeromq import tune_malloc
 from asapo_broker.settings import CoreSettings
 
@@ -33,6 +40,7 @@ def run(args: argparse.Namespace) -> int:
     from asapo_broker.core import Core
 
     core = Core(settings)
+    end_with_threads()
     stop_on_signal(core.stop, supervised=args.supervised)
     settle_memory()
     core.serve(ready=lambda: say_ready({"native": core.address}))

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from asapo.errors import AsapoError, LinkLost, RemoteProtocolError, WrongInput, to_wire
+from asapo.hostinfo import check_memory
 from asapo.index.asked import QueryLimits
 from asapo.transport import Message, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
@@ -235,6 +236,7 @@ class Core:
             return
         if type(event) is not Hello:
             raise RemoteProtocolError(f"{type(event).__name__} before Hello: say Hello first")
+        check_memory("serve another client")
         self._sessions.greet(identity, event, now_s)
         self._server.send(identity, self._welcome)
 

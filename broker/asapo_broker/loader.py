@@ -11,7 +11,7 @@ from typing import Any, Final
 from asapo.delivery.admin import NeedEntries
 from asapo.delivery.needs import NeedBacklog
 from asapo.delivery.rows import row_id, row_seq
-from asapo.errors import AsapoError
+from asapo.errors import AsapoError, known
 from asapo.index.answers import rows_by_id, rows_by_seq, whole
 from asapo.index.interface import MetadataIndex, StreamHead
 from asapo.models import MAX_ID, StreamRef
@@ -302,5 +302,7 @@ def _still_polled(feed: Feed) -> bool:
 
 def _defect(error: Exception) -> AsapoError:
     """Log an error that should not be, and say so to whoever waits."""
+    if isinstance(error, MemoryError):
+        return known(error, "load this")
     log.error("loader failed", exc_info=error)
     return AsapoError(f"the broker failed on this request ({type(error).__name__}); its log says more")

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from asapo.delivery.rows import RowTuple, row_id
-from asapo.errors import AsapoError, QueueFull, WrongInput, to_wire
+from asapo.errors import AsapoError, QueueFull, WrongInput, known, to_wire
 from asapo.index import MetadataIndex, asked
 from asapo.index.answers import absent, enough, finished, info_map, nothing_yet, parts_of
 from asapo.index.asked import REPLY_BYTES, QueryLimits
@@ -95,8 +95,8 @@ class RequestPool:
             session, request = item
             try:
                 answer = self._answer(session.beamtime, request)
-            except AsapoError as exc:
-                answer = Failed(request.request, to_wire(exc))
+            except (AsapoError, MemoryError) as exc:
+                answer = Failed(request.request, to_wire(known(exc, "answer this")))
             except Exception as exc:
                 log.exception("request %s failed", type(request).__name__)
                 text = f"the broker failed on this request ({type(exc).__name__}); its log says more"

@@ -24,6 +24,8 @@ CLOGGED_S: Final = 0.005
 """Pause before a transport that had no room is tried again."""
 FIRST_RETRY_S: Final = 0.1
 LONGEST_RETRY_S: Final = 2.0
+LOSSES: Final = 3
+"""A unit with which so many links were lost may be the reason, for example because the receiver lacks memory for it."""
 
 
 class Engine:
@@ -187,7 +189,10 @@ class Engine:
             self._lose(receiver, lost, now_s)
 
     def _lose(self, receiver: ReceiverLink, error: AsapoError, now_s: float) -> None:
+        welcomed = receiver.open
         units, requests = receiver.lose(self._waiter, now_s)
+        if welcomed and units and not self._blame(units[0], error, now_s):
+            del units[0]
         self._send_again(units)
         self._asked.extendleft(reversed(requests))
         if is_fatal(error):
@@ -202,17 +207,31 @@ class Engine:
 
     def _outcome(self, unit: Unit, errors: list[tuple[int, AsapoError]], now_s: float) -> None:
         passing = any(error.retriable and not isinstance(error, DeliveryError) for _, error in errors)
-        if passing:
-            unit.failing_since_s = unit.failing_since_s or now_s
-            if now_s - unit.failing_since_s < self._retry_s:
-                unit.delay_s = min(LONGEST_RETRY_S, 2 * unit.delay_s or FIRST_RETRY_S)
-                unit.due_s = now_s + unit.delay_s
-                self._send_again([unit])
-                return
+        if passing and self._bear_with(unit, now_s):
+            self._send_again([unit])
+            return
         if errors:
             index, error = errors[0]
             log.warning("%s, message %d (and %d more): %s", unit.lane.stream, unit.ids[index], len(errors) - 1, error)
         self._queue.settle(unit, errors)
+
+    def _bear_with(self, unit: Unit, now_s: float) -> bool:
+        """Have a unit wait before it is sent again; False when it has failed for too long."""
+        unit.failing_since_s = unit.failing_since_s or now_s
+        if now_s - unit.failing_since_s >= self._retry_s:
+            return False
+        unit.delay_s = min(LONGEST_RETRY_S, 2 * unit.delay_s or FIRST_RETRY_S)
+        unit.due_s = now_s + unit.delay_s
+        return True
+
+    def _blame(self, unit: Unit, error: AsapoError, now_s: float) -> bool:
+        """Take note that a link was lost while this unit was the oldest under way; False when it is given up."""
+        unit.losses += 1
+        if unit.losses < LOSSES or self._bear_with(unit, now_s):
+            return True
+        what = f"the link was lost {unit.losses} times while this was sent ({unit.nbytes} bytes)"
+        self._refuse(unit, LinkLost(f"{what}: has the receiver no memory for it? {error}", **error.fields))
+        return False
 
     def _send_requests(self, now_s: float) -> None:
         waiting = len(self._asked)

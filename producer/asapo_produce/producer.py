@@ -69,7 +69,7 @@ class Producer:
     name : str
         For logs and listings; host, program and process id when empty.
     retry_s : float, unit s
-        How long an error that may pass (disk full, index away) is retried before the handle gets it.
+        How long what may pass (disk full, index away, link after link lost with it) is retried before the handle fails.
     request_timeout_s : float, unit s
         How long to wait for a receiver when a stream must be asked for its highest id.
 

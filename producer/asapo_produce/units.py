@@ -145,6 +145,8 @@ class Unit:
     due_s: float = 0.0
     """Not to be transmitted before."""
     delay_s: float = 0.0
+    losses: int = 0
+    """Links that were lost while it was the oldest one under way."""
 
     @property
     def first(self) -> int:

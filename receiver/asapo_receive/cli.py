@@ -6,7 +6,14 @@ import argparse
 from pathlib import Path
 
 from asapo import logs
-from asapo.service import add_service_arguments, say_ready, settle_memory, stop_on_signal, supervised_settings
+from asapo.service import (
+    add_service_arguments,
+    end_with_threads,
+    say_ready,
+    settle_memory,
+    stop_on_signal,
+    supervised_settings,
+)
 from asapo.transport.zeromq import tune_malloc
 from asapo_receive.settings import ReceiverSettings
 
@@ -42,6 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
     receiver = Receiver(settings)
     settle_memory()
+    end_with_threads()
     stop_on_signal(receiver.stop, supervised=args.supervised)
     receiver.serve(
         ready=lambda: say_ready({"receiver_id": settings.receiver_id, "addresses": receiver.addresses,

@@ -21,6 +21,7 @@ from asapo.errors import (
     StorageError,
     UnknownStream,
     WrongInput,
+    known,
     to_wire,
 )
 from asapo.index import IndexDirectory
@@ -142,9 +143,10 @@ class DataServer:
             begin = min(event.offset, row.size)
             length = min(event.length or row.size, row.size - begin)
             payload = self._read(ref, row, begin, length)
-        except AsapoError as exc:
-            self._counters.add("asapo_data_server_failed_total", 1, code=exc.code)
-            self._server.send(peer, encode(Failed(event.request, to_wire(exc))))
+        except (AsapoError, MemoryError) as exc:
+            error = known(exc, f"read message {event.message_id}")
+            self._counters.add("asapo_data_server_failed_total", 1, code=error.code)
+            self._server.send(peer, encode(Failed(event.request, to_wire(error))))
             return
         self._counters.add("asapo_data_server_bytes_total", length)
         self._server.send(peer, encode(Piece(event.request, row.size, begin)), payload, copy=False)

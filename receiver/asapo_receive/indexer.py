@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Final
 
-from asapo.errors import AsapoError, IndexUnavailable, StorageError
+from asapo.errors import AsapoError, IndexUnavailable, StorageError, known
 from asapo.failpoints import failpoint
 from asapo.index import IndexDirectory
 from asapo.index.interface import MetadataIndex, OwnFile, UnitOutcome, UnitRecord
@@ -123,7 +123,7 @@ class Indexer:
             marks = {StreamRef(beamtime, source, stream): mark for stream, mark in named.items()}
             try:
                 self._patiently(lambda b=beamtime, s=session, m=marks: self._directory.open(b).beat(s, m))  # type: ignore[misc]
-            except AsapoError as exc:
+            except (AsapoError, MemoryError) as exc:
                 log.warning("heartbeat of a session in beamtime %s is lost: %s", beamtime, exc)
             except Exception:
                 log.exception("heartbeat of a session in beamtime %s failed", beamtime)
@@ -178,9 +178,10 @@ class Indexer:
         for beamtime, units in by_beamtime.items():
             try:
                 self._patiently(lambda b=beamtime, u=units: self._commit_one(b, u))  # type: ignore[misc]
-            except AsapoError as exc:
-                log.warning("%d units of beamtime %s refused: %s", len(units), beamtime, exc)
-                _refuse(units, exc)
+            except (AsapoError, MemoryError) as exc:
+                error = known(exc, "index this")
+                log.warning("%d units of beamtime %s refused: %s", len(units), beamtime, error)
+                _refuse(units, error)
             except Exception as exc:
                 log.exception("%d units of beamtime %s refused after an unexpected error", len(units), beamtime)
                 _refuse(units, StorageError(f"unexpected error while indexing: {exc!r}; see the receiver's log"))
@@ -302,8 +303,8 @@ class Indexer:
         if item.error is None:
             try:
                 self._patiently(lambda: self._request(item))
-            except AsapoError as exc:
-                item.error = exc
+            except (AsapoError, MemoryError) as exc:
+                item.error = known(exc, f"serve {type(item.event).__name__}")
             except Exception as exc:
                 log.exception("request %s failed", type(item.event).__name__)
                 item.error = StorageError(f"unexpected error: {exc!r}; see the receiver's log")

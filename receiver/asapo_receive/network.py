@@ -16,6 +16,7 @@ from asapo.errors import (
     ProtocolError,
     RemoteProtocolError,
     WrongInput,
+    known,
     to_wire,
 )
 from asapo.failpoints import failpoint
@@ -139,11 +140,11 @@ class Network:
         put = decode_singles([message.header for message in messages], [len(message.payload) for message in messages])
         if put is None or put.unit != peer.next_unit:
             return False
-        payload = joined([message.payload for message in messages])
         try:
+            payload = joined([message.payload for message in messages])
             peer.accept(put, len(payload), time.monotonic(), len(messages))
-        except ProtocolError as exc:
-            self._drop(key, exc)
+        except (ProtocolError, MemoryError) as exc:
+            self._drop(key, known(exc, "take these messages"))
             return True
         unit = self._unit(key, peer, put, encode(put), payload)
         unit.wire_units = len(messages)
@@ -168,6 +169,8 @@ class Network:
                 self._handle(key, peer, event, message)
         except (ProtocolError, WrongInput) as exc:
             self._drop(key, exc)
+        except MemoryError as exc:
+            self._drop(key, known(exc, "take this message"))
         except Exception as exc:
             log.exception("a message of link %s failed", message.peer.hex())
             what = f"the receiver failed on this message ({type(exc).__name__}); see its log"

@@ -31,6 +31,7 @@ from asapo_receive.epochs import Epoch
 from asapo_receive.indexer import Indexer
 from asapo_receive.lifebook import Lifebook
 from asapo_receive.network import Network
+from asapo_receive.quotas import Quotas
 from asapo_receive.registrar import Registrar
 from asapo_receive.replay import replay_all
 from asapo_receive.settings import ReceiverSettings
@@ -40,6 +41,8 @@ from asapo_receive.writer import Writer
 
 log = logging.getLogger(__name__)
 
+OWN_BYTES: Final = 256 * 1024 * 1024
+"""What a receiver takes beside frames, at most: indexes, headers, the interpreter."""
 DRAIN_S: Final = 5.0
 """How long each of writer and indexer may take to finish what was taken in."""
 
@@ -61,7 +64,10 @@ class Receiver:
         )
         self._deletions = Deletions(self._directory, self._tier.root, self._answer)
         todo = self._replay()
-        self._servers = [listen(url, max_part_bytes=settings.max_unit_bytes) for url in settings.listen]
+        other_bytes = settings.ingest_bytes + settings.cache_bytes + settings.memory_bytes + OWN_BYTES
+        self._servers = [
+            listen(url, max_part_bytes=settings.max_unit_bytes, other_bytes=other_bytes) for url in settings.listen
+        ]
         self._data = listen(settings.data_listen, max_part_bytes=MAX_HEADER_BYTES)
         self.addresses = [server.address for server in self._servers]
         self.data_address = self._data.address
@@ -84,12 +90,15 @@ class Receiver:
             on_opening=self._opening,
             on_closed=lambda segment: self._writer.closed(segment),
         )
+        limit = settings.beamtime_bytes
+        self._quotas = Quotas(self._tier.root, limit, counters) if limit else None
         self._writer = Writer(
             store,
             self._indexer.submit,
             counters,
             is_void=self._deletions.is_void,
             beamtime_bytes_per_s=settings.beamtime_bytes_per_s,
+            quotas=self._quotas,
         )
         self._writer.submit(todo)
         self._network = Network(
@@ -197,8 +206,7 @@ class Receiver:
     def serve(self, ready: Callable[[], None] = lambda: None) -> None:
         """Run all threads until `stop`; then acknowledge what was taken in, close segments, and return."""
         stages: list[Any] = [self._writer, self._indexer, self._data_server, self._snapshots, self._deletions]
-        if self._registrar:
-            stages.append(self._registrar)
+        stages += [stage for stage in (self._registrar, self._quotas) if stage is not None]
         threads = [
             threading.Thread(target=stage.run, name=f"asapo-{type(stage).__name__.lower()}", daemon=True)
             for stage in stages
@@ -225,8 +233,9 @@ class Receiver:
         self._network.stop()
         network.join(2.0)
         self._data_server.stop()
-        if self._registrar:
-            self._registrar.stop()
+        for stage in (self._registrar, self._quotas):
+            if stage is not None:
+                stage.stop()
         for thread in threads[2:]:
             thread.join(2.0)
         for server in [*self._servers, self._data]:

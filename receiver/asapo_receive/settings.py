@@ -34,6 +34,8 @@ class ReceiverSettings:
     """Credit of all producers together: bounds the memory of frames in flight."""
     beamtime_bytes_per_s: int = 0
     """What all producers of one beamtime may have stored by this receiver in a second; 0 for no limit."""
+    beamtime_bytes: int = 0
+    """Most that the folder of one beamtime may hold; 0 for no limit."""
     cache_bytes: int = 64 * MIB
     """Recent payloads kept for remote readers."""
     memory_bytes: int = 256 * MIB

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict, deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -23,6 +23,8 @@ MESSAGE_COST: Final = 2 * 1024
 """What else a unit and each of its messages cost, as bytes that take as long to store."""
 BURST_S: Final = 1.0
 """A beamtime with a limited rate may be ahead of it by this much."""
+ASK_AGAIN_S: Final = 0.01
+"""A beamtime that is not ready is asked for again after this."""
 
 
 @dataclass(slots=True)
@@ -59,10 +61,15 @@ class Turns:
     ----------
     beamtime_bytes_per_s : int
         What all links of one beamtime may have stored together; 0 for no limit.
+    ready : callable, optional
+        Says of a beamtime whether anything of it may be stored yet; asked again and again until then.
     """
 
-    def __init__(self, beamtime_bytes_per_s: int = 0) -> None:
+    def __init__(self, beamtime_bytes_per_s: int = 0, *, ready: Callable[[str], bool] | None = None) -> None:
         self._rate = beamtime_bytes_per_s
+        self._ready = ready
+        self._free = not beamtime_bytes_per_s and ready is None
+        """No beamtime ever waits."""
         self._lines: OrderedDict[Any, _Line] = OrderedDict()
         """By link; whose turn it is stands first. Notes and Closings have a line of their own."""
         self._rates: dict[str, _Rate] = {}
@@ -87,7 +94,7 @@ class Turns:
         nbytes = passed = 0
         while self._lines and nbytes < most_bytes and len(found) < most_items and passed < len(self._lines):
             key, line = next(iter(self._lines.items()))
-            if self._rate and self.wait_s(line.beamtime, now_s) > 0:
+            if not self._free and self.wait_s(line.beamtime, now_s) > 0:
                 passed += 1
                 self._lines.move_to_end(key)
                 continue
@@ -113,13 +120,17 @@ class Turns:
 
     def next_s(self, now_s: float) -> float:
         """Return in how many seconds something can be taken: 0 for now, infinity when nothing waits."""
-        if not self._rate:
+        if self._free:
             return 0.0 if self._lines else math.inf
         return min((self.wait_s(line.beamtime, now_s) for line in self._lines.values()), default=math.inf)
 
     def wait_s(self, beamtime: str, now_s: float) -> float:
         """Return how long a beamtime must wait until it may store something."""
-        if not self._rate or not beamtime:
+        if not beamtime:
+            return 0.0
+        if self._ready is not None and now_s < math.inf and not self._ready(beamtime):
+            return ASK_AGAIN_S
+        if not self._rate:
             return 0.0
         rate = self._rates.setdefault(beamtime, _Rate(self._rate * BURST_S, now_s))
         rate.bytes_left = min(self._rate * BURST_S, rate.bytes_left + self._rate * (now_s - rate.seen_s))

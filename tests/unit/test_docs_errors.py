@@ -11,7 +11,7 @@ from asapo.supervise import ServiceFailed
 PAGE = (Path(__file__).parents[2] / "docs/reference/errors.md").read_text()
 ROWS = {
     name: (code, retriable)
-    for name, code, retriable in re.findall(r"^\| (?:↳ )?`(\w+)` \| `(\w+)` \| (yes|no) \|", PAGE, re.MULTILINE)
+    for name, code, retriable in re.findall(r"^\| (?:↳ )*`(\w+)` \| `(\w+)` \| (yes|no) \|", PAGE, re.MULTILINE)
 }
 
 
@@ -34,9 +34,10 @@ def test_no_class_is_listed_that_does_not_exist() -> None:
 
 def test_children_stand_below_their_parent() -> None:
     parents = {kind.__name__: kind.__bases__[0].__name__ for kind in OURS}
-    top = ""
-    for indent, name in re.findall(r"^\| (↳ )?`(\w+)` \| `", PAGE, re.MULTILINE):
-        if indent:
-            assert parents[name] == top
-        else:
-            top = name
+    above: list[str] = []
+    for indent, name in re.findall(r"^\| ((?:↳ )*)`(\w+)` \| `", PAGE, re.MULTILINE):
+        depth = indent.count("↳")
+        del above[depth:]
+        assert not depth or parents[name] == above[-1]
+        assert len(above) == depth, f"{name} stands too deep"
+        above.append(name)

@@ -12,7 +12,7 @@ import uvicorn
 from asapo import logs
 from asapo.ask import Asker
 from asapo.errors import ConfigError, ConnectFailed
-from asapo.service import add_service_arguments, say_ready, stop_on_signal, supervised_settings
+from asapo.service import add_service_arguments, end_with_threads, say_ready, stop_on_signal, supervised_settings
 from asapo.transport.registry import is_loopback
 from asapo_broker.http.app import make_app
 
@@ -41,6 +41,7 @@ def run(args: argparse.Namespace) -> int:
         stopped.set()
 
     thread = threading.Thread(target=_serve, args=(server, listener), name="asapo-http")
+    end_with_threads()
     stop_on_signal(stop, supervised=args.supervised)
     thread.start()
     host, port = listener.getsockname()[:2]

@@ -55,6 +55,7 @@ class Receiver:
         self._directory = IndexDirectory(
             settings.state_dir,
             declared_keys=settings.declared_keys,
+            sorted_keys=settings.sorted_keys,
             session_timeout_s=settings.session_timeout_s,
         )
         todo = self._replay()

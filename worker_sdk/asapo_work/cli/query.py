@@ -95,7 +95,9 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
         say_json(plan)
         return
     kind = "ids" if plan["index"] == "id" else f"key {plan['index']}"
-    say(f"index: {kind if plan['index'] else 'none serves this query: declare a key, or narrow it by _id'}")
+    say(
+        f"index: {kind if plan['index'] else 'none serves this query: declare a key, have the stream finished if it is one of sorted_keys, or narrow it by _id'}"
+    )
     say(f"looks at: {plan['rows']} of {plan['rows_total']} messages at most")
     say(f"sorts: {'yes, all that are selected' if plan['sorts'] else 'no, ends at the limit'}")
     for line in plan["plan"]:

@@ -58,6 +58,7 @@ class Walker:
         self._asked = asked
         self._keys = keys
         self._sql = asked.checked()
+        self._tests: dict[int, dict[Path, Range]] = {}
         self._order = _order(asked, keys, self._ranges(SAMPLE))
         self._sizes: dict[Path, int] = {}
         self._hits: Mapping[Path, int] = {}
@@ -83,7 +84,7 @@ class Walker:
         everything = (" AND ".join(text for text, _ in tests), tuple(value for _, params in tests for value in params))
         columns = ", ".join(f"total({text})" for text, _ in [*tests, everything])
         params = tuple(value for _, values in [*tests, everything] for value in values)
-        counts = connection.execute(f"SELECT count(*), {columns} FROM sorted AS s WHERE {self._side(SAMPLE)}", params)
+        counts = connection.execute(f"SELECT count(*), {columns} FROM sorted WHERE {self._side(SAMPLE)}", params)
         self._sampled, *hits, self._all_hits = map(int, counts.fetchall()[0])
         self._hits = dict(zip(found, hits, strict=True))
         for path, n in self._hits.items():
@@ -107,7 +108,7 @@ class Walker:
         side = self._smallest()
         sql = self._sql
         inside, params = self._inside(side)
-        text = f"SELECT count(*) FROM {self._joined} WHERE {inside} AND ({sql.where})"
+        text = f"SELECT count(*) FROM {self._joined('sorted')} WHERE {inside} AND ({sql.where})"
         return Statement(text, (*params, *sql.params))
 
     def explained(self) -> tuple[str, Statement | None]:
@@ -117,31 +118,29 @@ class Walker:
             return ".".join(self._order.path), None
         side = self._smallest()
         own = self._ranges(self._number(side))[side]
-        text = f"SELECT count(*) FROM sorted AS s WHERE {self._side(self._number(side))} AND {own.text}"
+        text = f"SELECT count(*) FROM sorted WHERE {self._side(self._number(side))} AND {own.text}"
         return ".".join(side), Statement(text, own.params)
 
     # -- parts ------------------------------------------------------------------------------------------------------
-
-    @property
-    def _joined(self) -> str:
-        return f"sorted AS s CROSS JOIN message ON message.key = {self._asked.span.low} + s.seq"
 
     def _number(self, path: Path) -> int:
         return BY_ID if path == ID_PATH else self._keys.index(path) + 1
 
     def _side(self, number: int) -> str:
-        return f"s.of_stream = {self._asked.span.stream_no} AND s.side = {number}"
+        return f"sorted.of_stream = {self._asked.span.stream_no} AND sorted.side = {number}"
 
     def _column(self, side: int, path: Path) -> str:
         """Return where the value of a key is found on a side."""
         if path == ID_PATH:
-            return "s.value" if side == BY_ID else "s.of_id"
-        return "s.value" if side == self._number(path) else f"s.{SORTED_COLUMNS[self._keys.index(path)]}"
+            return "sorted.value" if side == BY_ID else "sorted.of_id"
+        return "sorted.value" if side == self._number(path) else f"sorted.{SORTED_COLUMNS[self._keys.index(path)]}"
 
-    def _ranges(self, side: int) -> dict[Path, Range]:
+    def _ranges(self, side: int) -> Mapping[Path, Range]:
         """Return the ranges that are asked for, as tests of the rows of one side."""
-        columns = {path: self._column(side, path) for path in (ID_PATH, *self._keys)}
-        return ranges(self._asked.query.where, columns, longest_text=TEXT_CHARS)
+        if side not in self._tests:
+            columns = {path: self._column(side, path) for path in (ID_PATH, *self._keys)}
+            self._tests[side] = ranges(self._asked.query.where, columns, longest_text=TEXT_CHARS)
+        return self._tests[side]
 
     def _smallest(self) -> Path:
         return min(self._sizes, key=lambda path: self._sizes[path])
@@ -157,21 +156,25 @@ class Walker:
         """Return the SELECT of how many rows are in one range, up to a bound."""
         number = self._number(path)
         own = self._ranges(number)[path]
-        text = f"SELECT 1 FROM sorted AS s WHERE {self._side(number)} AND {own.text} LIMIT {COUNTED}"
+        text = f"SELECT 1 FROM sorted WHERE {self._side(number)} AND {own.text} LIMIT {COUNTED}"
         return Statement(f"SELECT count(*) FROM ({text})", own.params)
 
-    def _read(self, inside: str, inside_params: Params, *tables: str, also: str = "1") -> Statement:
-        """Return the SELECT of the rows behind some of a side, each checked in full."""
+    def _joined(self, source: str) -> str:
+        return f"{source} CROSS JOIN message ON message.key = {self._asked.span.low} + sorted.seq"
+
+    def _read(self, source: str, source_params: Params, *tables: str, also: str = "1") -> Statement:
+        """Return the SELECT of the messages behind some rows of a side, each checked in full."""
         with_, where, params, values = self._asked.where(self._sql, *tables)
         text = (
-            f"{with_}SELECT {ROW_SQL} FROM {self._joined} WHERE {inside} AND {where} AND {also} "
+            f"{with_}SELECT {ROW_SQL} FROM {self._joined(source)} WHERE {where} AND {also} "
             f"ORDER BY {self._sql.order_by} LIMIT {self._asked.limit}"
         )
-        return Statement(text, (*params, *inside_params, *values, *self._sql.order_params))
+        return Statement(text, (*params, *source_params, *values, *self._sql.order_params))
 
     def _everything(self) -> Statement:
         """Walk over the smallest range."""
-        return self._read(*self._inside(self._smallest()))
+        inside, params = self._inside(self._smallest())
+        return self._read(f"(SELECT sorted.seq FROM sorted WHERE {inside}) AS sorted", params)
 
     # -- tries ------------------------------------------------------------------------------------------------------
 
@@ -223,41 +226,43 @@ class Walker:
         return limit + MORE if self._asked.after else limit
 
     def _try(self, order: _Order, side: Path, window: int) -> Statement:
-        """Read what one side has up to the place behind which there are enough, found within some of its rows."""
+        """Read what one side has up to the place at which there are enough, found within some of its rows if asked."""
         number = self._number(side)
         column = self._column(number, order.path)
-        tests = self._ranges(number)
-        down, beyond = (" DESC", ">=") if order.descending else ("", "<=")
+        tests = dict(self._ranges(number))
+        # The range of what orders is where the walk begins and ends; values that are listed are tested.
         bounded = order.path in tests and not tests[order.path].same
         along = tests.pop(order.path) if bounded else Range(column)
         near, near_params, far, far_params = along.sides(descending=order.descending)
-        own = tests.pop(side, Range(column)) if side != order.path else Range(column)
+        also = "1"
         if order.ranked:
             near, far = (f"{column} < ''", "") if order.descending else ("", f"{column} < ''")
+            also = f"json_type(meta, '{json_path(MetaKey(order.path))}') IN ('integer', 'real')"
         if self._asked.after:
             near, near_params = self._behind(order, column), ()
+        own = tests.pop(side, Range(column)) if side != order.path else Range(column)
         start = " AND ".join(filter(None, (self._side(number), own.text, near)))
         start_params = (*own.params, *near_params)
         rest = " AND ".join(part.text for part in tests.values()) or "1"
         rest_params = tuple(value for part in tests.values() for value in part.params)
-        walk, walk_params = f"{start} AND {far}" if far else start, (*start_params, *far_params)
-        last = f"LIMIT 1 OFFSET {self._enough() - 1}"
+        walk = f"sorted WHERE {start} AND {far or '1'}"
+        by = f"ORDER BY {column}{' DESC' if order.descending else ''} LIMIT"
         if window:
-            columns = dict.fromkeys([column, *(part.expression for part in tests.values())])
-            named = ", ".join(f"{name} AS {name.removeprefix('s.')}" for name in columns)
-            some = f"SELECT {named} FROM sorted AS s WHERE {walk} ORDER BY {column}{down} LIMIT {window}"
-            place = f"SELECT {column} FROM ({some}) AS s WHERE {rest} {last}"
-        else:
-            place = f"SELECT {column} FROM sorted AS s WHERE {walk} AND {rest} ORDER BY {column}{down} {last}"
-        also = "1"
-        if order.ranked:
-            also = f"json_type(meta, '{json_path(MetaKey(order.path))}') IN ('integer', 'real')"
-        # One bound on the far side, as of two SQLite would seek by the first. No row is there if there are too few.
-        inside = f"{start} AND {column} {beyond} (SELECT v FROM place) AND {rest}"
+            columns = dict.fromkeys([column, "sorted.seq", *(part.expression for part in tests.values())])
+            named = ", ".join(f"{name} AS {name.removeprefix('sorted.')}" for name in columns)
+            # Rows of an inner SELECT with a LIMIT are handed out in its order, so the outer one may end early.
+            walk, by = f"(SELECT {named} FROM {walk} {by} {window}) AS sorted WHERE 1", "LIMIT"
+        first = f"SELECT {column}, sorted.seq FROM {walk} AND {rest} {by} {self._enough()}"
+        # And all that have the value of the last, between which that may have cut. None if there are too few.
+        source = (
+            "(SELECT seq FROM first WHERE (SELECT v FROM place) IS NOT NULL UNION SELECT sorted.seq FROM sorted "
+            f"WHERE {start} AND {column} = (SELECT v FROM place) AND {rest}) AS sorted"
+        )
         return self._read(
-            inside,
-            (*walk_params, *rest_params, *start_params, *rest_params),
-            f"place(v) AS MATERIALIZED ({place})",
+            source,
+            (*start_params, *far_params, *rest_params, *start_params, *rest_params),
+            f"first(v, seq) AS MATERIALIZED ({first})",
+            f"place(v) AS MATERIALIZED (SELECT v FROM first LIMIT 1 OFFSET {self._enough() - 1})",
             also=also,
         )
 

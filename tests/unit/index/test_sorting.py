@@ -16,7 +16,7 @@ from asapo.models import StreamRef
 from asapo.query import Record, parse, select
 
 REF = StreamRef("bt", "det", "s")
-N = 300
+N = 200
 VALUES: list[Any] = [0, 1, 1, 2, 3.5, -1, 1e300, "a", "b", "", True, False, None, [1], {"x": 1}, 2**62]
 BOUNDS = [
     "> 0",
@@ -111,7 +111,7 @@ def statements(index: SqliteIndex, text: str, limit: int = 10) -> list[str]:
 
 def walked(index: SqliteIndex, text: str) -> bool:
     """Tell whether sorted keys are tried first."""
-    return "FROM sorted AS s CROSS JOIN" in statements(index, text)[0]
+    return "FROM sorted WHERE" in statements(index, text)[0]
 
 
 ORDERS = [
@@ -144,7 +144,7 @@ def test_a_sorted_stream_answers_as_the_evaluator_does(index: SqliteIndex, order
             served = "1e301" not in bound or "lit" in other
             assert walked(index, text) == (served or order[:1] in ("s", "l", "m"))
             right = expected(index, text, N)
-            for limit in (1, 7, 40):
+            for limit in (7, 40):
                 assert answers(index, text, limit=limit) == right[: 4 * limit], text
             assert index.count(1, parse(text)) == len(right)
             if served:
@@ -152,7 +152,7 @@ def test_a_sorted_stream_answers_as_the_evaluator_does(index: SqliteIndex, order
                 assert explained.index in ("score", "lit", "more")
                 assert not explained.scans
                 assert len(right) <= explained.rows <= N
-                assert any("sorted" in line or " s " in line for line in explained.plan)
+                assert any("sorted" in line for line in explained.plan)
 
 
 ALONE = [
@@ -369,3 +369,16 @@ def test_the_rows_of_one_stream_only_are_sorted(index: SqliteIndex) -> None:
     with closing(sqlite3.connect(index.path)) as connection:
         numbers = connection.execute("SELECT DISTINCT of_stream FROM sorted").fetchall()
     assert numbers == [(index.stream_no(REF),)]
+
+
+def test_what_an_older_version_sorted_is_removed(index: SqliteIndex) -> None:
+    with closing(sqlite3.connect(index.path)) as connection:
+        connection.executemany(
+            "INSERT INTO pair VALUES(?, 0, ?, ?, 1)", [(no, n, n) for no in (1, 2) for n in range(200)]
+        )
+        connection.executemany("INSERT INTO paired VALUES(?, 200, '[]')", [(1,), (2,)])
+        connection.commit()
+    assert index.sort_finished(REF)
+    with closing(sqlite3.connect(index.path)) as connection:
+        assert connection.execute("SELECT DISTINCT of_stream FROM pair").fetchall() == [(2,)]
+        assert connection.execute("SELECT stream_no FROM paired").fetchall() == [(2,)]

@@ -87,9 +87,11 @@ class SqliteQueries:
         """Lend a connection on which statements end when the time is over, and the stream's rows."""
         deadline_s = time.monotonic() + time_limit_s
         with self._database.reading() as connection:
-            found = connection.execute("SELECT head_seq FROM stream WHERE no = ?", (stream_no,)).fetchall()
+            # One snapshot for all statements: between them somebody may begin to sort the stream anew.
+            connection.execute("BEGIN")
             connection.set_progress_handler(lambda: time.monotonic() > deadline_s, STEPS_PER_LOOK)
             try:
+                found = connection.execute("SELECT head_seq FROM stream WHERE no = ?", (stream_no,)).fetchall()
                 yield connection, Span(stream_no, found[0][0] if found else 0)
             except sqlite3.OperationalError as exc:
                 if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
@@ -100,6 +102,8 @@ class SqliteQueries:
                 ) from exc
             finally:
                 connection.set_progress_handler(None, 0)
+                if connection.in_transaction:  # an I/O error may have ended it
+                    connection.execute("COMMIT")
 
 
 def _shares(connection: sqlite3.Connection, span: Span, found: Mapping[Path, Range]) -> dict[Path, float]:

@@ -384,3 +384,25 @@ def test_what_an_older_version_sorted_is_removed(index: SqliteIndex) -> None:
     with closing(sqlite3.connect(index.path)) as connection:
         assert connection.execute("SELECT DISTINCT of_stream FROM pair").fetchall() == [(2,)]
         assert connection.execute("SELECT stream_no FROM paired").fetchall() == [(2,)]
+
+
+def test_a_query_is_right_while_the_stream_is_sorted_anew(index: SqliteIndex, monkeypatch: pytest.MonkeyPatch) -> None:
+    index.sort_finished(REF)
+    other = SqliteIndex(index.path, "bt")
+    look, left = walks.Walker.look, []
+
+    def look_and_wait(self: walks.Walker, connection: sqlite3.Connection) -> None:
+        look(self, connection)
+        if not left:
+            other.declare_sorted_keys(["more", "note", "another"])
+            assert not other.sort_finished(REF, lambda: tables(index)[1] == 0)
+            left.append(tables(index)[1])
+
+    monkeypatch.setattr(walks.Walker, "look", look_and_wait)
+    text = "score > 0 AND lit > 0 ORDER BY score"
+    try:
+        assert answers(index, text, limit=20, pages=1) == expected(index, text, 20)
+    finally:
+        other.close()
+    assert left == [0], "all that was sorted was removed meanwhile"
+    assert answers(index, text, limit=20, pages=1) == expected(index, text, 20)

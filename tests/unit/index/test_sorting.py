@@ -389,7 +389,8 @@ def test_what_an_older_version_sorted_is_removed(index: SqliteIndex) -> None:
 def test_a_query_is_right_while_the_stream_is_sorted_anew(index: SqliteIndex, monkeypatch: pytest.MonkeyPatch) -> None:
     index.sort_finished(REF)
     other = SqliteIndex(index.path, "bt")
-    look, left = walks.Walker.look, []
+    look = walks.Walker.look
+    left: list[int] = []
 
     def look_and_wait(self: walks.Walker, connection: sqlite3.Connection) -> None:
         look(self, connection)

@@ -19,6 +19,8 @@ MAX_RECEIVERS: Final = 64
 MAX_QUERY_THREADS: Final = 64
 MAX_DECLARED_KEYS: Final = 2
 """Live indexes on metadata keys (R14)."""
+MAX_SORTED_KEYS: Final = 6
+"""Further keys by which finished streams are sorted."""
 LOG_LEVELS: Final = ("debug", "info", "warning", "error")
 
 
@@ -89,6 +91,8 @@ class Config:
     receiver: ReceiverConfig = field(default_factory=ReceiverConfig)
     declared_keys: tuple[str, ...] = ()
     """Metadata keys with an index of their own from the start, at most two."""
+    sorted_keys: tuple[str, ...] = ()
+    """Further keys by which streams are sorted once they are finished, at most six."""
 
     def __post_init__(self) -> None:
         if self.log_level not in LOG_LEVELS:
@@ -97,12 +101,16 @@ class Config:
             )
         if not self.data_dir or "\0" in self.data_dir:
             raise ConfigError(f"data_dir = {self.data_dir!r}: expected the path of a folder", key="data_dir")
-        if len(self.declared_keys) > MAX_DECLARED_KEYS:
-            raise ConfigError(
-                f"declared_keys names {len(self.declared_keys)} keys: expected at most {MAX_DECLARED_KEYS}, because "
-                "each makes every insert slower",
-                key="declared_keys",
-            )
+        _at_most(
+            "declared_keys", self.declared_keys, MAX_DECLARED_KEYS, "each makes every insert slower; see sorted_keys"
+        )
+        _at_most("sorted_keys", self.sorted_keys, MAX_SORTED_KEYS, "each is stored with every other one")
+
+
+def _at_most(key: str, names: tuple[str, ...], most: int, why: str) -> None:
+    """Raise ConfigError when a list of keys is too long."""
+    if len(names) > most:
+        raise ConfigError(f"{key} names {len(names)} keys: expected at most {most}, because {why}", key=key)
 
 
 def _within(key: str, value: float, least: float, most: float) -> None:

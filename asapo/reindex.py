@@ -27,6 +27,7 @@ from asapo.errors import (
 from asapo.index.deletion import move_files
 from asapo.index.directory import FILE_NAME
 from asapo.index.interface import Deletion
+from asapo.index.keys import sorted_keys as read_sorted_keys
 from asapo.index.rebuild import Rebuilt, journals_of, rebuild, stream_ref
 from asapo.index.snapshot import Snapshot, why_stale
 from asapo.index.snapshot_write import NotReady, write_snapshot
@@ -127,7 +128,7 @@ def reindex(folders: Sequence[Path], state: Path, *, partial: bool = False, quie
     made = Reindexed(Rebuilt(beamtime=beamtime_of(found)), target)
     deletions = _finish_deletions(made)
     found = find_recorded(folders)
-    keys = _look_at_old(made, {read_tier_uuid(folder.parent) for folder in folders}, partial=partial)
+    keys, sorted_keys = _look_at_old(made, {read_tier_uuid(folder.parent) for folder in folders}, partial=partial)
     draft = target.parent / f"reindex-{uuid.uuid4().hex}"
     default_files().mkdirs(draft)
     try:
@@ -137,6 +138,8 @@ def reindex(folders: Sequence[Path], state: Path, *, partial: bool = False, quie
             index.keep_deletions(deletions)
             if keys:
                 index.declare_keys(keys)
+            if sorted_keys:
+                index.declare_sorted_keys(sorted_keys)
             for ref in made.rebuilt.streams:
                 index.sort_finished(ref)
         _put_in_place(draft / FILE_NAME, target)
@@ -222,10 +225,10 @@ def _locked(state: Path) -> Iterator[None]:
 # -- the index of before -----------------------------------------------------------------------------------------------
 
 
-def _look_at_old(made: Reindexed, tiers: set[str], *, partial: bool) -> list[str]:
-    """Note what the index of before has and journals have not; return its declared keys."""
+def _look_at_old(made: Reindexed, tiers: set[str], *, partial: bool) -> tuple[list[str], list[str]]:
+    """Note what the index of before has and journals have not; return its declared and its sorted keys."""
     if not made.index.exists():
-        return []
+        return [], []
     try:
         with closing(sqlite3.connect(made.index, timeout=1, isolation_level=None)) as connection:
             connection.execute("PRAGMA query_only = 1")
@@ -234,9 +237,11 @@ def _look_at_old(made: Reindexed, tiers: set[str], *, partial: bool) -> list[str
             ).fetchall()
             counts = connection.execute("SELECT count(*), total(segment < 0) FROM message").fetchone()
             keys = [name for (name,) in connection.execute("SELECT name FROM declared_key ORDER BY no")]
+            later = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'sorted_key'").fetchall()
+            sorted_names = read_sorted_keys(connection) if later else []
     except sqlite3.Error as exc:
-        made.notes.append(f"the index of before cannot be read ({exc}): declared keys must be declared again")
-        return []
+        made.notes.append(f"the index of before cannot be read ({exc}): keys must be declared again")
+        return [], []
     made.messages_before, made.memory_lost = int(counts[0]), int(counts[1])
     missing = sorted({path for path, tier_uuid in segments if tier_uuid not in tiers})
     if missing and not partial:
@@ -247,7 +252,7 @@ def _look_at_old(made: Reindexed, tiers: set[str], *, partial: bool) -> list[str
         )
     if made.memory_lost:
         made.notes.append(f"{made.memory_lost} messages of level memory are in no journal: lost from the index")
-    return keys
+    return keys, sorted_names
 
 
 def _finish_deletions(made: Reindexed) -> list[Deletion]:

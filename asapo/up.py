@@ -90,6 +90,7 @@ def receiver_service(config: Config, number: int, broker: str) -> Service:
         "state_dir": _state(config),
         "broker": broker,
         "declared_keys": list(config.declared_keys),
+        "sorted_keys": list(config.sorted_keys),
         "listen": ["tcp://127.0.0.1:*", f"ipc://{_socket(config, number)}"],
         **given,
     }

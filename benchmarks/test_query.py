@@ -107,12 +107,15 @@ def test_query(benchmark: Any, filled: Filled, record: Record, rounds: int, kind
 
 @pytest.mark.timeout(1800)
 @pytest.mark.figures("query-1e6-finished")
+@pytest.mark.parametrize("order", ORDERS)
 @pytest.mark.parametrize("kind", ABOVE)
-def test_query_of_a_finished_stream(benchmark: Any, filled: Filled, record: Record, rounds: int, kind: str) -> None:
-    """The same by key once the stream is finished and the receiver has sorted its declared keys."""
+def test_query_of_a_finished_stream(
+    benchmark: Any, filled: Filled, record: Record, rounds: int, kind: str, order: str
+) -> None:
+    """The same once the stream is finished and the receiver has sorted it by its declared keys."""
     filled.index.finish_stream(REF, filled.rows, "")
     filled.index.sort_finished(REF)
-    measure(benchmark, filled, record, rounds, f"query-1e6-finished{kind}-key", kind, "key")
+    measure(benchmark, filled, record, rounds, f"query-1e6-finished{kind}-{order}", kind, order)
 
 
 def measure(benchmark: Any, filled: Filled, record: Record, rounds: int, name: str, kind: str, order: str) -> None:

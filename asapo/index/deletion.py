@@ -35,8 +35,12 @@ _OF_STREAM: Final = "source = ? AND stream = ? AND path NOT LIKE 'memory:%'"
 """The memory of a receiver is registered once, with whichever stream came first, and serves all."""
 _ROWS: Final = (
     "DELETE FROM message WHERE key IN (SELECT key FROM message WHERE key BETWEEN :low AND :high LIMIT :n)",
-    "DELETE FROM pair WHERE of_stream = :no AND (side, value, row_key) IN "
-    "(SELECT side, value, row_key FROM pair WHERE of_stream = :no LIMIT :n)",
+    "DELETE FROM sorted_stream WHERE stream_no = :no",
+    *(
+        f"DELETE FROM {table} WHERE of_stream = :no AND ({key}) IN "
+        f"(SELECT {key} FROM {table} WHERE of_stream = :no LIMIT :n)"
+        for table, key in (("sorted", "side, value, of_id, seq"), ("pair", "side, value, row_key"))
+    ),
     "DELETE FROM paired WHERE stream_no = :no",
 )
 

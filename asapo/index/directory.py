@@ -9,6 +9,7 @@ from typing import Any, Final
 
 from asapo.errors import StorageError
 from asapo.hostinfo import check_memory
+from asapo.index import keys
 from asapo.index.schema import read_beamtime
 from asapo.index.sqlite import SqliteIndex
 from asapo.models import check_name
@@ -26,13 +27,28 @@ class IndexDirectory:
         Local folder that all receivers and the delivery core of the host share.
     declared_keys : sequence of str
         Metadata keys (`a.b`) to declare in an index that has none declared when it is opened.
+    sorted_keys : sequence of str
+        Further keys by which finished streams are sorted; they replace those of an index when it is opened, if any.
     settings
         Handed to every `SqliteIndex`, for example `session_timeout_s`.
+
+    Raises
+    ------
+    WrongInput
+        If there are too many keys, or one cannot be declared.
     """
 
-    def __init__(self, state_dir: str | Path, *, declared_keys: Sequence[str] = (), **settings: Any) -> None:
+    def __init__(
+        self,
+        state_dir: str | Path,
+        *,
+        declared_keys: Sequence[str] = (),
+        sorted_keys: Sequence[str] = (),
+        **settings: Any,
+    ) -> None:
         self.state_dir = Path(state_dir)
-        self._declared_keys = declared_keys
+        self._declared_keys = keys.checked_live(declared_keys)
+        self._sorted_keys = keys.checked_sorted(sorted_keys)
         self._settings = settings
         self._lock = threading.Lock()
         self._open: dict[str, SqliteIndex] = {}
@@ -57,10 +73,15 @@ class IndexDirectory:
                     self._check_lost(beamtime, path)
                 check_memory(f"open the index of beamtime {beamtime}")
                 index = SqliteIndex(path, beamtime, **self._settings)
-                if self._declared_keys and not index.declared_keys():
-                    index.declare_keys(self._declared_keys)
+                self._declare(index)
                 self._open[beamtime] = index
             return index
+
+    def _declare(self, index: SqliteIndex) -> None:
+        if self._declared_keys and not index.declared_keys():
+            index.declare_keys(list(self._declared_keys))
+        if self._sorted_keys and index.sorted_keys() != list(self._sorted_keys):
+            index.declare_sorted_keys(list(self._sorted_keys))
 
     def _check_lost(self, beamtime: str, path: Path) -> None:
         if not path.exists():

@@ -20,6 +20,8 @@ QUERY_TIME_LIMIT_S: Final = 10.0
 """Longest run time of one query unless the caller says otherwise."""
 MAX_DECLARED_KEYS: Final = 2
 """Metadata keys of a beamtime that are indexed while data comes in (R14)."""
+MAX_SORTED_KEYS: Final = 6
+"""Further keys by which streams are sorted once they are finished."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,18 +259,27 @@ class MetadataIndex(Protocol):
         """Set the beamtime's metadata (one JSON object as text)."""
 
     def declare_keys(self, keys: Sequence[str]) -> None:
-        """Say which metadata keys (`a.b`) are indexed; replaces the keys declared before. At most two (R14)."""
+        """Say which metadata keys (`a.b`) have a live index; replaces those declared before. At most two (R14)."""
+
+    def declare_sorted_keys(self, keys: Sequence[str]) -> None:
+        """Say by which further keys finished streams are sorted; replaces those named before. At most six."""
 
     def sort_finished(self, ref: StreamRef, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Prepare a finished stream for queries on both declared keys; False when there is nothing (more) to prepare.
+        """Prepare a finished stream for queries on all declared keys; False when there is nothing (more) to prepare.
 
         Works in short transactions, so it may run beside ingest; `stopped` ends it early. Answers never depend on it.
         """
 
+    def unsorted(self) -> list[StreamRef]:
+        """Return the finished streams that `sort_finished` has something to do for."""
+
     # -- reading
 
     def declared_keys(self) -> list[str]:
-        """Return the declared keys."""
+        """Return the keys that have a live index."""
+
+    def sorted_keys(self) -> list[str]:
+        """Return the further keys by which finished streams are sorted."""
 
     def stream_meta(self, ref: StreamRef) -> str:
         """Return the stream's metadata as text; UnknownStream when there is no such stream."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from asapo.errors import WrongInput
-from asapo.index.interface import MAX_DECLARED_KEYS, key_path
+from asapo.index.interface import MAX_DECLARED_KEYS, MAX_SORTED_KEYS, key_path
 from asapo.index.schema import RUN_BITS
 from asapo.query import declared_expression
 
@@ -19,13 +19,8 @@ RUN: Final = f"key >> {RUN_BITS}"
 
 
 def declare(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
-    """Make these the declared keys; builds an index over what is there already."""
-    wanted = {".".join(path): declared_expression(path) for path in map(key_path, keys)}
-    if len(wanted) > MAX_DECLARED_KEYS:
-        raise WrongInput(
-            f"{len(wanted)} declared keys: expected at most {MAX_DECLARED_KEYS}, since each slows every insert; "
-            "queries on other keys work, only slower"
-        )
+    """Make these the keys with a live index; builds it over what is there already."""
+    wanted = checked_live(keys)
     present = dict(connection.execute("SELECT name, no FROM declared_key").fetchall())
     for name, no in present.items():
         if name not in wanted:
@@ -37,7 +32,36 @@ def declare(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
             connection.execute(f"CREATE INDEX key_{cursor.lastrowid} ON message({RUN}, {expression})")
 
 
+def declare_sorted(connection: sqlite3.Connection, keys: Sequence[str]) -> None:
+    """Make these the further keys by which finished streams are sorted."""
+    wanted = checked_sorted(keys)
+    connection.execute("DELETE FROM sorted_key")
+    connection.executemany("INSERT INTO sorted_key(name) VALUES(?)", [(name,) for name in wanted])
+
+
+def checked_live(keys: Sequence[str]) -> dict[str, str]:
+    """Return name and expression of keys that may have a live index; WrongInput tells what is the matter with one."""
+    return _checked(keys, MAX_DECLARED_KEYS, "declared keys", "each slows every insert; others are searched, too")
+
+
+def checked_sorted(keys: Sequence[str]) -> dict[str, str]:
+    """Return name and expression of keys by which streams may be sorted, or raise WrongInput."""
+    return _checked(keys, MAX_SORTED_KEYS, "sorted keys", "each is stored with every other; others are searched, too")
+
+
+def _checked(keys: Sequence[str], most: int, what: str, why: str) -> dict[str, str]:
+    wanted = {".".join(path): declared_expression(path) for path in map(key_path, keys)}
+    if len(wanted) > most:
+        raise WrongInput(f"{len(wanted)} {what}: expected at most {most}, since {why}, only slower")
+    return wanted
+
+
 def declared(connection: sqlite3.Connection) -> Declared:
-    """Return the declared keys."""
+    """Return the keys with a live index."""
     names = connection.execute("SELECT name FROM declared_key ORDER BY no").fetchall()
     return {(path := key_path(name)): declared_expression(path) for (name,) in names}
+
+
+def sorted_keys(connection: sqlite3.Connection) -> list[str]:
+    """Return the further keys by which finished streams are sorted."""
+    return [name for (name,) in connection.execute("SELECT name FROM sorted_key ORDER BY no")]

@@ -10,118 +10,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 from asapo.index.keys import RUN, Declared
-from asapo.index.schema import ROW_SQL, RUN_BITS, SEQ_BITS
-from asapo.query import And, Builtin, Comparison, Expr, In, MetaKey, Or, Query, SqlQuery, behind, last_columns, to_sql
+from asapo.index.ranges import FEW, ID, MARGIN, UNKNOWN_SHARE, Asked, Params, Range, Span, Statement
+from asapo.index.schema import ROW_SQL, RUN_BITS
+from asapo.query import And, Comparison, Expr, In, MetaKey, Or, Query, to_sql
 from asapo.query.ast import predicates
-from asapo.query.sql import bounds
-from asapo.query.sql_order import flat
 from asapo.query.sql_paths import Path
 
-ID: Final = Builtin("_id")
-FEW: Final = 1000
-"""Up to this limit there are tries, and each run is asked for its first rows instead of for all that match."""
-MARGIN: Final = 1.3
-"""A try looks at so many times more rows than should be enough."""
-UNKNOWN_SHARE: Final = 0.1
-"""Which part of the rows is taken to fulfil what no index tells anything about."""
 LONG: Final = 4
 """Tries are worth it for streams this many times longer than what they look at."""
 LOOKUP: Final = 6
 """Reading a row and its metadata costs as much as this many steps in an index."""
-
-Params = tuple[Any, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """The rows of one stream, as they are when a query begins."""
-
-    stream_no: int
-    head_seq: int
-
-    @property
-    def low(self) -> int:
-        """Key below every row."""
-        return self.stream_no << SEQ_BITS
-
-    @property
-    def high(self) -> int:
-        """Key of the newest row."""
-        return self.low | self.head_seq
-
-    @property
-    def n_runs(self) -> int:
-        """Number of runs that the stream's arrivals fall into."""
-        return (self.high >> RUN_BITS) - (self.low >> RUN_BITS) + 1
-
-    @property
-    def runs(self) -> str:
-        """The table `run(n)` of these runs, as it stands in a WITH."""
-        return (
-            f"run(n) AS (SELECT {self.low >> RUN_BITS} UNION ALL SELECT n + 1 FROM run "
-            f"WHERE n < {self.high >> RUN_BITS})"
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class Statement:
-    """A SELECT with its parameters."""
-
-    text: str
-    params: Params
-
-
-@dataclass(frozen=True, slots=True)
-class Range:
-    """What the condition says of one declared key, as its index can seek; the rows it gives are checked again."""
-
-    expression: str
-    lower: str = ""
-    lower_params: Params = ()
-    upper: str = ""
-    upper_params: Params = ()
-    same: str = ""
-    """`=` or IN."""
-    same_params: Params = ()
-
-    @property
-    def text(self) -> str:
-        """The condition."""
-        return " AND ".join(filter(None, (self.lower, self.upper, self.same)))
-
-    @property
-    def params(self) -> Params:
-        """Its values."""
-        return (*self.lower_params, *self.upper_params, *self.same_params)
-
-    def sides(self, *, descending: bool) -> tuple[str, Params, str, Params]:
-        """Return the bounds with their values: first that at the beginning of an order, then that at its end."""
-        lower, upper = (self.lower, self.lower_params), (self.upper, self.upper_params)
-        return (*upper, *lower) if descending else (*lower, *upper)
-
-
-def ranges(where: Expr | None, known: Declared) -> dict[Path, Range]:
-    """Return the ranges of declared keys outside of which nothing fulfils the condition."""
-    found: dict[Path, Range] = {}
-    for part, negated in flat(And, where, negate=False) if where is not None else ():
-        if negated or not isinstance(part, Comparison | In) or not isinstance(part.key, MetaKey):
-            continue
-        path = part.key.path
-        if path not in known or path in found and found[path].same:
-            continue
-        side, text, params = bounds(part, known[path])
-        before = found.get(path, Range(known[path]))
-        if side == "lower":
-            # One of several bounds on a side is enough: the rows are checked again.
-            found[path] = Range(before.expression, text, params, before.upper, before.upper_params)
-        elif side == "upper":
-            found[path] = Range(before.expression, before.lower, before.lower_params, text, params)
-        elif side == "same":
-            found[path] = Range(before.expression, same=text, same_params=params)
-    return found
 
 
 def sample(span: Span, chosen: Range) -> tuple[Statement, int]:
@@ -135,66 +36,36 @@ def sample(span: Span, chosen: Range) -> tuple[Statement, int]:
 class Planner:
     """Writes the statements for one query."""
 
-    span: Span
-    query: Query
+    asked: Asked
     known: Declared
     ranges: Mapping[Path, Range]
     shares: Mapping[Path, float]
     """Of each range: which part of all rows is in it, as far as a sample tells."""
-    limit: int
-    after: int = 0
-    paired: bool = False
-    """Both declared keys of the stream are sorted (`asapo.index.pairs`)."""
 
     def statements(self) -> list[Statement]:
         """Return tries, each of them right when it finds `limit` rows, and at last the statement that finds all."""
         tries: list[Statement | None] = []
-        if self.ranges and 0 < self.limit <= FEW:
-            if self.query.order and (pairs := self._by_pair()):
-                return pairs
-            tries = [self._by_id() if not self.query.order else self._by_key()]
+        if self.ranges and 0 < self.asked.limit <= FEW:
+            tries = [self._by_id() if not self.asked.query.order else self._by_key()]
         return [*filter(None, tries), self._everything()]
 
     # -- parts ------------------------------------------------------------------------------------------------------
 
-    def _where(self, sql: SqlQuery, *tables: str) -> tuple[str, str, Params, Params]:
-        """Return WITH and condition of a statement, and the values of each, with what `after` adds to them."""
-        with_tables, params = list(tables), ()  # type: list[str], Params
-        where, values = f"({sql.where})", sql.params
-        if self.after:
-            columns, params = last_columns(sql.terms)
-            place = self.span.low | self.after
-            with_tables.insert(0, f"last AS MATERIALIZED (SELECT {columns} FROM message WHERE key = {place})")
-            rest, rest_params = behind(sql.terms)
-            where, values = f"{where} AND ({rest})", (*values, *rest_params)
-        text = f"WITH RECURSIVE {', '.join(with_tables)} " if with_tables else ""
-        return text, where, params, values
-
-    def _checked(self, served_by: Path) -> SqlQuery:
-        """Return what is asked of each row that the index of one key gives: other keys first, as they may say no.
-
-        Not told of the declared keys, it leaves the choice of the index to the ranges.
-        """
-        where = self.query.where
-        if isinstance(where, And):
-            where = And(tuple(sorted(where.operands, key=lambda part: keys_of(part) == {served_by})))
-        return to_sql(Query(where, self.query.order))
-
     def _everything(self) -> Statement:
         if self.ranges and not self._order_key_alone():
             return self._intersection()
-        sql = to_sql(self.query, declared=self.known)
-        end = f"ORDER BY {sql.order_by} LIMIT {self.limit}"
-        if not served(self.query.where, self.known):
+        sql = to_sql(self.asked.query, declared=self.known)
+        end = f"ORDER BY {sql.order_by} LIMIT {self.asked.limit}"
+        if not served(self.asked.query.where, self.known):
             # In the order of ids the id index delivers rows until the limit; for another order one pass is faster.
-            tables, where, params, values = self._where(sql)
-            place = _place(self.span, by_id=not self.query.order or narrowed_by_id(self.query.where))
+            tables, where, params, values = self.asked.where(sql)
+            place = _place(self.asked.span, by_id=not self.asked.query.order or narrowed_by_id(self.asked.query.where))
             text = f"{tables}SELECT {ROW_SQL} FROM message WHERE {place} AND {where} {end}"
             return Statement(text, (*params, *values, *sql.order_params))
-        tables, where, params, values = self._where(sql, self.span.runs)
+        tables, where, params, values = self.asked.where(sql, self.asked.span.runs)
         start = f"{tables}SELECT {ROW_SQL} FROM run CROSS JOIN message"
         condition = f"({RUN}) = run.n AND {where}"
-        if self.limit <= FEW and any(sql.order_by.startswith(expression) for expression in self.known.values()):
+        if self.asked.limit <= FEW and any(sql.order_by.startswith(expression) for expression in self.known.values()):
             best = f"SELECT key FROM message WHERE {condition} {end}"
             text = f"{start} WHERE key IN ({best}) {end}"
             return Statement(text, (*params, *values, *sql.order_params, *sql.order_params))
@@ -202,22 +73,22 @@ class Planner:
 
     def _order_key_alone(self) -> bool:
         """Tell whether it is best to take from each run its first rows by the key that orders."""
-        keys = {order.key.path for order in self.query.order[:1] if isinstance(order.key, MetaKey)}
-        return self.limit <= FEW and keys == set(self.ranges)
+        keys = {order.key.path for order in self.asked.query.order[:1] if isinstance(order.key, MetaKey)}
+        return self.asked.limit <= FEW and keys == set(self.ranges)
 
     def _share(self, *, but: Path = ()) -> float:
         """Return which part of all rows should fulfil the condition, without what it says of one key."""
         share = 1.0
         for path in self.ranges:
             share *= 1.0 if path == but else self.shares[path]
-        asked = {part.key for part in predicates(self.query.where)}
+        asked = {part.key for part in predicates(self.asked.query.where)}
         return share if len(asked) == len(self.ranges) else share * UNKNOWN_SHARE
 
     def _intersection(self) -> Statement:
-        sql = self._checked(min(self.ranges, key=lambda path: self.shares[path]))
-        tables, where, params, values = self._where(sql, self.span.runs)
+        sql = self.asked.checked(min(self.ranges, key=lambda path: self.shares[path]))
+        tables, where, params, values = self.asked.where(sql, self.asked.span.runs)
         inside, inside_params = intersection(self.ranges, self.shares)
-        end = f"ORDER BY {sql.order_by} LIMIT {self.limit}"
+        end = f"ORDER BY {sql.order_by} LIMIT {self.asked.limit}"
         text = (
             f"{tables}SELECT {ROW_SQL} FROM run CROSS JOIN message WHERE ({RUN}) = run.n AND {inside} AND {where} {end}"
         )
@@ -228,12 +99,12 @@ class Planner:
     def _by_id(self) -> Statement | None:
         """Look at the next ids only, through the index of a key where that spares enough rows."""
         share = self._share()
-        window = int(MARGIN * self.limit / share) + 1 if share else self.span.head_seq
-        if self.span.head_seq < LONG * window:
+        window = int(MARGIN * self.asked.limit / share) + 1 if share else self.asked.span.head_seq
+        if self.asked.span.head_seq < LONG * window:
             return None
         first = min(self.ranges, key=lambda path: self.shares[path])
-        stream = f"stream_no = {self.span.stream_no}"
-        if self.after:
+        stream = f"stream_no = {self.asked.span.stream_no}"
+        if self.asked.after:
             stream += " AND id >= (SELECT a0 FROM last)"
         tables = [
             f"last_id(v) AS MATERIALIZED (SELECT id FROM message WHERE {stream} ORDER BY id LIMIT 1 OFFSET {window})"
@@ -246,26 +117,26 @@ class Planner:
             inside, inside_params = intersection(self.ranges, self.shares)
             inside = f"({RUN}) = run.n AND {inside}"
             source = "run CROSS JOIN message"
-        with_, where, params, values = self._where(self._checked(first), *tables)
+        with_, where, params, values = self.asked.where(self.asked.checked(first), *tables)
         text = (
             f"{with_}SELECT {ROW_SQL} FROM {source} WHERE {inside} AND {where} AND id <= (SELECT v FROM last_id) "
-            f"ORDER BY id, substream LIMIT {self.limit}"
+            f"ORDER BY id, substream LIMIT {self.asked.limit}"
         )
         return Statement(text, (*params, *inside_params, *values))
 
     def _by_key(self) -> Statement | None:
         """Look at the values of the key that orders, from its first on to one behind which enough rows lie before."""
-        order = self.query.order[0]
+        order = self.asked.query.order[0]
         chosen = self.ranges.get(order.key.path) if isinstance(order.key, MetaKey) else None
         if chosen is None or chosen.same or not isinstance(order.key, MetaKey):
             return None
         share = self._share(but=order.key.path)
-        wanted = int(MARGIN * self.limit / share) + 1 if share else self.span.head_seq
-        if self.span.head_seq < LONG * wanted:
+        wanted = int(MARGIN * self.asked.limit / share) + 1 if share else self.asked.span.head_seq
+        if self.asked.span.head_seq < LONG * wanted:
             return None
         down, beyond, nearest = (" DESC", ">=", "max") if order.descending else ("", "<=", "min")
         near, near_params, far, far_params = chosen.sides(descending=order.descending)
-        if self.after:
+        if self.asked.after:
             near, near_params = f"{chosen.expression} {'<=' if order.descending else '>='} (SELECT a0 FROM last)", ()
         inside = " AND ".join(filter(None, (near, far))) or "1"
         inside_params = (*near_params, *far_params)
@@ -278,62 +149,20 @@ class Planner:
 
         # Values that are spread over all runs: so many of each run, as far as they go in the middle one. Values that
         # rise or fall with time: as many as are wanted, of the run that has the first. What looks at less is taken.
-        of_each = wanted // self.span.n_runs
+        of_each = wanted // self.asked.span.n_runs
         each = f"each(n, first, v) AS MATERIALIZED (SELECT n, {value('run.n', 0)}, {value('run.n', of_each)} FROM run)"
         first_run = f"(SELECT n FROM each WHERE first IS NOT NULL ORDER BY first{down} LIMIT 1)"
-        middle = f"SELECT v FROM each WHERE v IS NOT NULL ORDER BY v{down} LIMIT 1 OFFSET {self.span.n_runs // 2}"
+        middle = f"SELECT v FROM each WHERE v IS NOT NULL ORDER BY v{down} LIMIT 1 OFFSET {self.asked.span.n_runs // 2}"
         best = f"SELECT {value(first_run, wanted)}"
         place = f"place(v) AS MATERIALIZED (SELECT v FROM ({middle}) UNION ALL {best})"
-        sql = self._checked(order.key.path)
-        with_, where, params, values = self._where(sql, self.span.runs, each, place)
+        sql = self.asked.checked(order.key.path)
+        with_, where, params, values = self.asked.where(sql, self.asked.span.runs, each, place)
         text = (
             f"{with_}SELECT {ROW_SQL} FROM run CROSS JOIN message WHERE ({RUN}) = run.n AND {near or '1'} "
             f"AND {chosen.expression} {beyond} (SELECT {nearest}(v) FROM place) AND {where} "
-            f"ORDER BY {sql.order_by} LIMIT {self.limit}"
+            f"ORDER BY {sql.order_by} LIMIT {self.asked.limit}"
         )
         return Statement(text, (*params, *inside_params * 3, *near_params, *values, *sql.order_params))
-
-    # -- finished streams -------------------------------------------------------------------------------------------
-
-    def _by_pair(self) -> list[Statement]:
-        """Take the rows by one key, sorted, whose other key is in its range, too: the first ones, then all."""
-        order = self.query.order[0]
-        if not self.paired or len(self.ranges) < 2 or not isinstance(order.key, MetaKey):
-            return []
-        side = list(self.known).index(order.key.path) if order.key.path in self.known else -1
-        columns = {path: "pair.value" if at == side else "pair.other" for at, path in enumerate(self.known)}
-        found = ranges(self.query.where, columns)
-        chosen = found.pop(order.key.path, None)
-        if chosen is None or chosen.same:
-            return []
-        (other,) = found.values()
-        near, near_params, far, far_params = chosen.sides(descending=order.descending)
-        if self.after:
-            near, near_params = f"pair.value {'<=' if order.descending else '>='} (SELECT a0 FROM last)", ()
-        mine = f"pair.of_stream = {self.span.stream_no} AND pair.side = {side} AND {other.text}"
-        start = " AND ".join(filter(None, (mine, near)))
-        whole, whole_params = " AND ".join(filter(None, (start, far))), (*other.params, *near_params, *far_params)
-        down, beyond = (" DESC", ">=") if order.descending else ("", "<=")
-        alone = len({part.key for part in predicates(self.query.where)}) == 2 and not self.after
-        enough = self.limit if alone else int(self.limit * MARGIN / UNKNOWN_SHARE)
-        place = (
-            f"place(v) AS MATERIALIZED (SELECT pair.value FROM pair WHERE {whole} "
-            f"ORDER BY pair.value{down} LIMIT 1 OFFSET {enough})"
-        )
-        # One bound on the far side, as of two the index would seek by the first. None is there if there are fewer rows.
-        first = f"{start} AND pair.value {beyond} (SELECT v FROM place)"
-        first_params = (*whole_params, *other.params, *near_params)
-        return [self._joined([place], first, first_params), self._joined([], whole, whole_params)]
-
-    def _joined(self, tables: list[str], inside: str, inside_params: Params) -> Statement:
-        """Return the SELECT of the rows behind these pairs, each checked in full."""
-        sql = self._checked(())
-        with_, where, params, values = self._where(sql, *tables)
-        text = (
-            f"{with_}SELECT {ROW_SQL} FROM pair CROSS JOIN message ON message.key = pair.row_key "
-            f"WHERE {inside} AND {where} ORDER BY {sql.order_by} LIMIT {self.limit}"
-        )
-        return Statement(text, (*params, *inside_params, *values, *sql.order_params))
 
 
 def intersection(found: Mapping[Path, Range], shares: Mapping[Path, float]) -> tuple[str, Params]:
@@ -365,11 +194,6 @@ def count(
         return Statement(f"{start} AND ({sql.where})", sql.params)
     place = _place(span, by_id=narrowed_by_id(query.where))
     return Statement(f"SELECT count(*) FROM message WHERE {place} AND ({sql.where})", sql.params)
-
-
-def keys_of(expr: Expr) -> frozenset[Path]:
-    """Return the metadata paths that a condition looks at."""
-    return Query(expr).keys
 
 
 def _place(span: Span, *, by_id: bool) -> str:

@@ -13,9 +13,11 @@ from asapo.index.database import Database
 from asapo.index.gaps import ABSENT, DENSE, PARTS, Incomplete
 from asapo.index.interface import QUERY_ROW_LIMIT, QUERY_TIME_LIMIT_S, Explanation, RowTuple, key_path
 from asapo.index.keys import declared
-from asapo.index.pairs import is_paired
-from asapo.index.plans import ID, Planner, Range, Span, Statement, count, ranges, sample
+from asapo.index.plans import Planner, count, sample
+from asapo.index.ranges import ID, Asked, Range, Span, Statement, ranges
 from asapo.index.schema import SEQ_MASK
+from asapo.index.sorting import noted
+from asapo.index.walks import MOST, Walker
 from asapo.query import And, Comparison, Expr, In, MetaKey, Or, Query
 from asapo.query.ast import Key
 from asapo.query.sql_paths import Path
@@ -47,7 +49,7 @@ class SqliteQueries:
                 raise WrongInput(f"no message with arrival number {after} to go on after", after=after)
             limit = row_limit if query.limit is None else min(row_limit, query.limit)
             rows: list[RowTuple] = []
-            for statement in _planner(connection, span, query, limit, after).statements():
+            for statement in _statements(connection, Asked(span, query, limit, after)):
                 rows = connection.execute(statement.text, statement.params).fetchall()
                 if len(rows) >= limit:
                     break
@@ -62,10 +64,7 @@ class SqliteQueries:
     def explain(self, stream_no: int, query: Query, *, time_limit_s: float = QUERY_TIME_LIMIT_S) -> Explanation:
         """Return how a query would be answered; DeadlineExceeded when finding out took too long."""
         with self._looking(stream_no, time_limit_s) as (connection, span):
-            limit = QUERY_ROW_LIMIT if query.limit is None else query.limit
-            statement = _planner(connection, span, query, limit).statements()[-1]
-            lines = connection.execute(f"EXPLAIN QUERY PLAN {statement.text}", statement.params).fetchall()
-            return _explained(connection, span, query, tuple(str(line[3]) for line in lines))
+            return _explained(connection, Asked(span, query, MOST if query.limit is None else query.limit))
 
     def absent_ids(
         self, stream_no: int, first: int, limit: int, *, time_limit_s: float = QUERY_TIME_LIMIT_S
@@ -88,9 +87,11 @@ class SqliteQueries:
         """Lend a connection on which statements end when the time is over, and the stream's rows."""
         deadline_s = time.monotonic() + time_limit_s
         with self._database.reading() as connection:
-            found = connection.execute("SELECT head_seq FROM stream WHERE no = ?", (stream_no,)).fetchall()
+            # One snapshot for all statements: between them somebody may begin to sort the stream anew.
+            connection.execute("BEGIN")
             connection.set_progress_handler(lambda: time.monotonic() > deadline_s, STEPS_PER_LOOK)
             try:
+                found = connection.execute("SELECT head_seq FROM stream WHERE no = ?", (stream_no,)).fetchall()
                 yield connection, Span(stream_no, found[0][0] if found else 0)
             except sqlite3.OperationalError as exc:
                 if exc.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
@@ -101,6 +102,8 @@ class SqliteQueries:
                 ) from exc
             finally:
                 connection.set_progress_handler(None, 0)
+                if connection.in_transaction:  # an I/O error may have ended it
+                    connection.execute("COMMIT")
 
 
 def _shares(connection: sqlite3.Connection, span: Span, found: Mapping[Path, Range]) -> dict[Path, float]:
@@ -112,11 +115,27 @@ def _shares(connection: sqlite3.Connection, span: Span, found: Mapping[Path, Ran
     return shares
 
 
-def _planner(connection: sqlite3.Connection, span: Span, query: Query, limit: int, after: int = 0) -> Planner:
+def _walker(connection: sqlite3.Connection, asked: Asked) -> Walker | None:
+    """Return what answers a query from sorted keys, None when the stream is not sorted by a key that matters."""
+    keys = noted(connection, asked.span)
+    walker = Walker(asked, keys) if keys else None
+    if walker is None or not walker.serves:
+        return None
+    walker.look(connection)
+    return walker
+
+
+def _statements(connection: sqlite3.Connection, asked: Asked) -> list[Statement]:
+    """Return statements of which the first is right that finds as many rows as are wanted, and the last in any case."""
+    walker = _walker(connection, asked)
+    tries = walker.statements() if walker else []
+    return tries if walker and walker.narrowed else [*tries, *_planner(connection, asked).statements()]
+
+
+def _planner(connection: sqlite3.Connection, asked: Asked) -> Planner:
     known = declared(connection)
-    found = ranges(query.where, known)
-    paired = len(found) > 1 and is_paired(connection, span.stream_no, span.head_seq, known)
-    return Planner(span, query, known, found, _shares(connection, span, found), limit, after, paired)
+    found = ranges(asked.query.where, known)
+    return Planner(asked, known, found, _shares(connection, asked.span, found))
 
 
 def _number(connection: sqlite3.Connection, statement: Statement) -> int:
@@ -125,14 +144,28 @@ def _number(connection: sqlite3.Connection, statement: Statement) -> int:
 
 
 def _count(connection: sqlite3.Connection, span: Span, query: Query) -> int:
+    walker = _walker(connection, Asked(span, query, 0))
+    if walker and walker.narrowed:
+        return _number(connection, walker.count())
     known = declared(connection)
     found = ranges(query.where, known)
     return _number(connection, count(span, query, known, found, _shares(connection, span, found)))
 
 
-def _explained(connection: sqlite3.Connection, span: Span, query: Query, plan: tuple[str, ...]) -> Explanation:
+def _plan(connection: sqlite3.Connection, statement: Statement) -> tuple[str, ...]:
+    lines = connection.execute(f"EXPLAIN QUERY PLAN {statement.text}", statement.params).fetchall()
+    return tuple(str(line[3]) for line in lines)
+
+
+def _explained(connection: sqlite3.Connection, asked: Asked) -> Explanation:
     """Read the database's plan, and count what the index that it uses gives it."""
+    span, query = asked.span, asked.query
     total = _count(connection, span, Query())
+    if (walker := _walker(connection, asked)) and (statements := walker.statements()):
+        name, of_range = walker.explained()
+        rows = _number(connection, of_range) if of_range else total
+        return Explanation(name, False, rows, total, len(statements) == 1, _plan(connection, statements[0]))
+    plan = _plan(connection, _planner(connection, asked).statements()[-1])
     names = dict(connection.execute("SELECT 'key_' || no, name FROM declared_key").fetchall())
     used = next((index for line in plan for index in (*names, "message_id") if f"INDEX {index} " in line), "")
     sorts = any("TEMP B-TREE" in line for line in plan)

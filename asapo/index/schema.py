@@ -66,20 +66,29 @@ CREATE TABLE session(
   PRIMARY KEY(stream_no, substream, session_id)) WITHOUT ROWID;
 CREATE TABLE declared_key(no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
 """
-TABLES_1_1: Final = """
+SORTED_COLUMNS: Final = ("v1", "v2", "v3", "v4", "v5", "v6", "v7", "v8")
+"""Where table `sorted` has the values of the keys of a stream: as many as can be declared."""
+LATER_TABLES: Final = f"""
 CREATE TABLE IF NOT EXISTS pair(
   of_stream INTEGER NOT NULL, side INTEGER NOT NULL, value NOT NULL, row_key INTEGER NOT NULL, other NOT NULL,
   PRIMARY KEY(of_stream, side, value, row_key)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS paired(stream_no INTEGER PRIMARY KEY, head_seq INTEGER NOT NULL, keys TEXT NOT NULL);
-"""
-"""What minor version 1 added (`asapo.index.pairs`): a file of an older minor version gets it when it is opened."""
-TABLES_1_2: Final = """
+CREATE TABLE IF NOT EXISTS sorted_key(no INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE);
+CREATE TABLE IF NOT EXISTS sorted(
+  of_stream INTEGER NOT NULL, side INTEGER NOT NULL, value NOT NULL, of_id INTEGER NOT NULL, seq INTEGER NOT NULL,
+  {", ".join(SORTED_COLUMNS)}, PRIMARY KEY(of_stream, side, value, of_id, seq)) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS sorted_stream(
+  stream_no INTEGER PRIMARY KEY, head_seq INTEGER NOT NULL, keys TEXT NOT NULL, maker TEXT NOT NULL);
 CREATE TABLE IF NOT EXISTS deletion(
   no INTEGER PRIMARY KEY, stream_no INTEGER NOT NULL, source TEXT NOT NULL, stream TEXT NOT NULL,
   folders TEXT NOT NULL, moved INTEGER NOT NULL DEFAULT 0, cleaned INTEGER NOT NULL DEFAULT 0);
 CREATE UNIQUE INDEX IF NOT EXISTS deletion_stream ON deletion(stream_no);
 """
-"""What minor version 2 added (`asapo.index.deletion`), in the same way."""
+"""What minor versions added: a file of an older one gets it when it is opened.
+
+1: `pair`, `paired`, which are only read by programs of that version since 2 has `sorted` (`asapo.index.sorting`).
+2: those for sorted keys, and `deletion` (`asapo.index.deletion`).
+"""
 
 NETWORK_FILE_SYSTEMS: Final = frozenset({
     "9p", "afs", "beegfs", "ceph", "cifs", "fuse.glusterfs", "fuse.rclone", "fuse.sshfs",
@@ -162,8 +171,7 @@ def _bring_up_to_date(connection: sqlite3.Connection) -> None:
     """Add what a file of an older minor version lacks; one of a newer version stays as it is."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version < MAJOR << 16 | MINOR:
-        _execute(connection, TABLES_1_1)
-        _execute(connection, TABLES_1_2)
+        _execute(connection, LATER_TABLES)
         connection.execute(f"PRAGMA user_version = {MAJOR << 16 | MINOR}")
 
 

@@ -44,7 +44,7 @@ class LocalServices:
 
     def __init__(
         self, data_dir: str | Path, *, receivers: int = 1, http: bool = False, log_level: str = "warning",
-        declared_keys: tuple[str, ...] = (), faults: Mapping[str, str] | None = None,
+        declared_keys: tuple[str, ...] = (), sorted_keys: tuple[str, ...] = (), faults: Mapping[str, str] | None = None,
         stand_ins: Mapping[str, tuple[str, Mapping[str, str]]] | None = None, **receiver: Any,
     ) -> None:  # fmt: skip
         base = Config()
@@ -53,6 +53,7 @@ class LocalServices:
             data_dir=str(Path(data_dir).absolute()),
             log_level=log_level,
             declared_keys=declared_keys,
+            sorted_keys=sorted_keys,
             broker=dataclasses.replace(base.broker, port=0),
             receiver=dataclasses.replace(base.receiver, **receiver),
         )

@@ -10,7 +10,6 @@ from dataclasses import replace
 
 from asapo.errors import AsapoError, DuplicateFile, IndexUnavailable, StreamBusy, UnknownStream, WrongInput
 from asapo.index.interface import (
-    MAX_DECLARED_KEYS,
     SESSION_TIMEOUT_S,
     Clock,
     OpenedStream,
@@ -21,10 +20,9 @@ from asapo.index.interface import (
     UnitOutcome,
     UnitRecord,
     check_object_text,
-    key_path,
 )
+from asapo.index.keys import checked_live, checked_sorted
 from asapo.models import MAX_ID, Format, Row, SegmentInfo, StreamInfo, StreamRef, check_name
-from asapo.query import declared_expression
 from asapo.storage.layout import client_path_of
 from asapo.testing.memory_deletions import MemoryDeletions
 from asapo.testing.memory_queries import MemoryQueries
@@ -50,6 +48,7 @@ class MemoryIndex(MemoryQueries, MemoryDeletions):
         self._closed_segments: set[int] = set()
         self._meta = "{}"
         self._keys: list[str] = []
+        self._sorted_keys: list[str] = []
         self._closed = False
 
     def close(self) -> None:
@@ -228,21 +227,30 @@ class MemoryIndex(MemoryQueries, MemoryDeletions):
 
     def declare_keys(self, keys: Sequence[str]) -> None:
         """Say which metadata keys are indexed; here that changes nothing but the list."""
-        wanted = {".".join(path): declared_expression(path) for path in map(key_path, keys)}
-        if len(wanted) > MAX_DECLARED_KEYS:
-            raise WrongInput(f"{len(wanted)} declared keys: expected at most {MAX_DECLARED_KEYS}")
-        self._keys = list(wanted)
+        self._keys = list(checked_live(keys))
+
+    def declare_sorted_keys(self, keys: Sequence[str]) -> None:
+        """Say by which further keys finished streams are sorted; here that changes nothing but the list."""
+        self._sorted_keys = list(checked_sorted(keys))
 
     def sort_finished(self, ref: StreamRef, stopped: Callable[[], bool] = lambda: False) -> bool:
         """Do nothing: every query looks at everything here."""
         self._known(ref)
         return False
 
+    def unsorted(self) -> list[StreamRef]:
+        """Return nothing: there is nothing to sort here."""
+        return []
+
     # -- reading ----------------------------------------------------------------------------------------------------
 
     def declared_keys(self) -> list[str]:
-        """Return the declared keys."""
+        """Return the keys that have a live index elsewhere."""
         return list(self._keys)
+
+    def sorted_keys(self) -> list[str]:
+        """Return the further keys by which finished streams are sorted elsewhere."""
+        return list(self._sorted_keys)
 
     def stream_meta(self, ref: StreamRef) -> str:
         """Return the stream's metadata as text; UnknownStream when there is no such stream."""

@@ -118,9 +118,8 @@ class RequestPool:
         ref = StreamRef(beamtime, request.source, request.stream)
         if isinstance(request, Describe):
             info = info_map(index.stream_info(ref))
-            return Done(
-                request.request, {**info, "number": index.stream_no(ref), "declared_keys": index.declared_keys()}
-            )
+            keys = {"declared_keys": index.declared_keys(), "sorted_keys": index.sorted_keys()}
+            return Done(request.request, {**info, "number": index.stream_no(ref), **keys})
         no = index.stream_no(ref)
         if no is None:
             index.stream_info(ref)  # raises UnknownStream, with its text

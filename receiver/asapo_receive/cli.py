@@ -40,7 +40,7 @@ def run(args: argparse.Namespace) -> int:
         "listen": tuple(args.listen or ("tcp://127.0.0.1:*",)),
     } | supervised_settings(args)
     given["data_dir"], given["state_dir"] = Path(given["data_dir"]).absolute(), Path(given["state_dir"]).absolute()
-    for name in ("listen", "declared_keys"):
+    for name in ("listen", "declared_keys", "sorted_keys"):
         given[name] = tuple(given.get(name, ()))
     settings = ReceiverSettings(**given)
     logs.configure(level=args.log_level, as_json=args.log_json, service=settings.receiver_id)

@@ -60,6 +60,7 @@ class Receiver:
         self._directory = IndexDirectory(
             settings.state_dir,
             declared_keys=settings.declared_keys,
+            sorted_keys=settings.sorted_keys,
             session_timeout_s=settings.session_timeout_s,
         )
         self._deletions = Deletions(self._directory, self._tier.root, self._answer)

@@ -45,6 +45,8 @@ class ReceiverSettings:
     max_unit_bytes: int = limits.MAX_UNIT_BYTES
     declared_keys: tuple[str, ...] = ()
     """Metadata keys that get an index of their own in beamtimes that have declared none (R14)."""
+    sorted_keys: tuple[str, ...] = ()
+    """Further keys by which finished streams are sorted; none: as each beamtime has it."""
     session_timeout_s: float = limits.SESSION_TIMEOUT_S
 
     def __post_init__(self) -> None:

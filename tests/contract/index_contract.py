@@ -614,10 +614,16 @@ class IndexContract:
         assert len(index.query(number(index), Query(None), row_limit=4)) == 4
 
     @pytest.mark.needs_server
+    @pytest.mark.parametrize("further", [[], ["score", "sample.name", "note", "hit"]], ids=["", "sorted"])
     @pytest.mark.parametrize("declared", [[], ["score", "sample.name"], ["note"]])
-    def test_the_corpus_is_answered(self, index: MetadataIndex, declared: list[str]) -> None:
+    def test_the_corpus_is_answered(self, index: MetadataIndex, declared: list[str], further: list[str]) -> None:
         index.declare_keys(declared)
+        index.declare_sorted_keys(further)
         index.commit(query_corpus.units(query_corpus.MESSAGES, ref()))
+        if further:
+            index.finish_stream(ref(), 9, "")
+            index.sort_finished(ref())
+            assert index.unsorted() == []
         no = number(index)
         found = {text: ids_of(index.query(no, parse(text))) for text, _ in query_corpus.ANSWERS}
         assert found == dict(query_corpus.ANSWERS)
@@ -628,17 +634,22 @@ class IndexContract:
     @given(
         case=st.tuples(query_corpus.records(), query_corpus.queries) | query_corpus.rows_with_one_key(),
         declared=st.sampled_from(query_corpus.DECLARED),
+        further=st.sampled_from(query_corpus.SORTED),
         page=st.integers(1, 4),
     )
     def test_rows_pages_and_counts_are_those_of_the_evaluator(
-        self, index: MetadataIndex, case: tuple[list[Record], Query], declared: list[str], page: int
+        self, index: MetadataIndex, case: tuple[list[Record], Query], declared: list[str], further: list[str], page: int
     ) -> None:
         rows, query = case
         to = ref(f"s{len(index.streams(limit=10_000))}")
         index.set_stream_meta(to, "{}")
         no = number(index, to)
         index.declare_keys(declared)
+        index.declare_sorted_keys(further)
         index.commit(query_corpus.units(rows, to))
+        if further:
+            index.finish_stream(to, max((row.id for row in rows), default=0), "")
+            index.sort_finished(to)
         expected = [(record.id, record.substream) for record in select(query, rows)]
         assert [(row[0], row[2]) for row in index.query(no, query)] == expected
         assert index.count(no, query) == len(expected)
@@ -689,6 +700,14 @@ class IndexContract:
         assert index.declared_keys() == ["a"]
         index.declare_keys(["meta.b"])
         assert index.declared_keys() == ["b"]
+        index.declare_sorted_keys(["a", "meta.c.d"])
+        for keys in (list("abcdefg"), ["a.."], [""], ['x"y']):
+            with pytest.raises(WrongInput):
+                index.declare_sorted_keys(keys)
+        assert index.sorted_keys() == ["a", "c.d"]
+        assert index.declared_keys() == ["b"]
+        index.declare_sorted_keys([])
+        assert index.sorted_keys() == []
 
     # -- together
 

@@ -176,6 +176,8 @@ def rows_with_one_key(draw: st.DrawFn) -> tuple[list[Record], Query]:
 
 DECLARED = [[], ["a"], ["a.b", "b"]]
 """Keys to declare: no answer may depend on them."""
+SORTED = [[], ["a", "b", "x"], ["b", "a.b", "c", "score"]]
+"""Keys by which the finished stream is sorted: nor on these."""
 
 
 def units(rows: list[Record], to: StreamRef) -> list[UnitRecord]:

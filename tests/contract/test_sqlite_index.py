@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from asapo.errors import ConfigError, DamagedFile, DeadlineExceeded, IndexUnavailable, UnsupportedVersion, WrongInput
-from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, gaps, plans, schema
+from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, gaps, plans, ranges, schema, sorting
 from asapo.models import StreamRef
 from asapo.query import And, Builtin, Comparison, In, MetaKey, Number, Or, Order, Query, parse
 from tests.contract.index_contract import ONE, TIMEOUT_S, Clock, IndexContract, ids_of, number, ref, unit
@@ -50,7 +50,11 @@ def open_index(path: Path, clock: Clock) -> Iterator[Callable[..., SqliteIndex]]
 
 class TestSqliteIndex(IndexContract):
     @pytest.fixture
-    def make(self, open_index: Callable[..., SqliteIndex]) -> Callable[[], MetadataIndex]:
+    def make(
+        self, open_index: Callable[..., SqliteIndex], monkeypatch: pytest.MonkeyPatch
+    ) -> Callable[[], MetadataIndex]:
+        monkeypatch.setattr(sorting, "MIN_ROWS", 1)
+        monkeypatch.setattr(sorting, "PAUSE_S", 0)
         return open_index
 
 
@@ -408,7 +412,7 @@ def test_the_first_few_are_the_same_whatever_is_tried_first(
     tried: list[bool] = []
     statements = plans.Planner.statements
 
-    def noted(planner: plans.Planner) -> list[plans.Statement]:
+    def noted(planner: plans.Planner) -> list[ranges.Statement]:
         found = statements(planner)
         tried.append(len(found) > 1)
         return found

@@ -13,7 +13,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-from asapo.index import schema
+from asapo.index import schema, sorting
 from asapo.index.snapshot_write import write_snapshot
 from asapo.models import Format, Origin, StreamRef
 from asapo.storage.recorded import journals_in
@@ -27,6 +27,7 @@ def record(root: Path) -> None:
     """Have a receiver leave a record of every kind, and files of every kind."""
     one = Recording(root)
     one.index.declare_keys(["n"])
+    one.index.declare_sorted_keys(["sample.name"])
     one.meta('{"proposal":42}', stream="")
     one.put([1, 2], payloads=[b"a" * 12, b"b" * 12], form=Format("<u2", (2, 3)))
     one.meta('{"sample":"water"}')
@@ -38,6 +39,8 @@ def record(root: Path) -> None:
     one.put([9], stream="modules", substream=2, dataset_size=3)
     for stream, last, following in (("s", 3, "hits"), ("hits", 7, ""), ("modules", 9, "")):
         one.finish(last, stream=stream, next_stream=following)
+    sorting.MIN_ROWS = 1  # type: ignore[misc]  # so short a stream is not worth it otherwise
+    assert one.index.sort_finished(StreamRef(BEAMTIME, "det", "hits"))
     one.close()
     for folder in sorted((one.folder / "det").iterdir()):
         ref = StreamRef(BEAMTIME, "det", folder.name)

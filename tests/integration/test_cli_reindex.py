@@ -36,7 +36,7 @@ def facts(*words: object) -> dict[str, Any]:
 
 def record(root: Path, *, receivers: int) -> None:
     """Record messages of every kind; everything ends in good order."""
-    with LocalServices(root, receivers=receivers, declared_keys=("n",)) as services:
+    with LocalServices(root, receivers=receivers, declared_keys=("n",), sorted_keys=("sample.name",)) as services:
         with Producer(services.native, beamtime="bt1", source="det") as producer:
             producer.set_beamtime_meta({"a": 1})
             producer.set_beamtime_meta({"a": 2})
@@ -79,7 +79,8 @@ def go_on(root: Path) -> None:
     ):
         assert len(list(consumer.stream(group="g", follow=None, timeout_s=20))) == 119
         assert [message.id for message in consumer.query("n = 50")] == [50]
-        assert consumer.stream_info()["declared_keys"] == ["n"]
+        info = consumer.stream_info()
+        assert (info["declared_keys"], info["sorted_keys"]) == (["n"], ["sample.name"])
         producer.send(b"part", id=1, stream="modules", substream=2, dataset_size=2).result()
         assert len(consumer.get_next("m", stream="modules").parts) == 2
 

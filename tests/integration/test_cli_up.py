@@ -126,6 +126,7 @@ def test_a_data_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         ("broker = 3", "broker = 3: expected a table"),
         ("log_level = 'loud'", "log_level = 'loud': expected one of debug, info"),
         ("declared_keys = ['a', 'b', 'c']", "declared_keys names 3 keys: expected at most 2"),
+        ("sorted_keys = ['a', 'b', 'c', 'd', 'e', 'f', 'g']", "sorted_keys names 7 keys: expected at most 6"),
         ("[receiver]\nsession_timeout_s = nan", "receiver.session_timeout_s = nan"),
         ("= 3", "not TOML"),
     ],

@@ -19,6 +19,7 @@ from asapo.index.rebuild import rebuild
 from asapo.index.schema import MAJOR, MINOR
 from asapo.index.snapshot import TRAILER, Snapshot
 from asapo.models import StreamRef
+from asapo.query import parse
 from asapo.storage.journal import JournalRecord, encode_record, file_header, read_journal
 from asapo.storage.recorded import find_recorded
 from asapo.storage.tier import read_tier_uuid
@@ -86,10 +87,17 @@ def test_snapshots_are_read(folder: Path) -> None:
 
 def test_the_index_is_read_and_written_on(folder: Path) -> None:
     assert expected(folder / INDEX) == said(folder)
+    with closing(sqlite3.connect(folder / INDEX)) as connection:
+        folder_version = divmod(connection.execute("PRAGMA user_version").fetchone()[0], 1 << 16)
     index = SqliteIndex(folder / INDEX, BEAMTIME)
     ref = StreamRef(BEAMTIME, "det", "new")
     try:
         assert index.declared_keys() == ["n"]
+        assert index.sorted_keys() == ([] if folder_version < (1, 2) else ["sample.name"])
+        hits = index.stream_no(StreamRef(BEAMTIME, "det", "hits"))
+        assert hits is not None
+        assert [row[0] for row in index.query(hits, parse("n > 5 ORDER BY n"))] == [7]
+        assert any("sorted" in line for line in index.explain(hits, parse("n > 5")).plan) == (folder_version >= (1, 2))
         (outcome,) = index.commit([
             UnitRecord(ref=ref, ids=[1], offsets=[0], sizes=[1], checksums=[1], metas=['{"n":1}'], t_acq_ns=[0],
                        t_ingest_ns=1, segment=1)

@@ -94,8 +94,9 @@ def _show_plan(plan: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
         say_json(plan)
         return
+    none = "none serves this query: declare a key (sorted_keys serve finished streams), or narrow it by _id"
     kind = "ids" if plan["index"] == "id" else f"key {plan['index']}"
-    say(f"index: {kind if plan['index'] else 'none serves this query: declare a key, or narrow it by _id'}")
+    say(f"index: {kind if plan['index'] else none}")
     say(f"looks at: {plan['rows']} of {plan['rows_total']} messages at most")
     say(f"sorts: {'yes, all that are selected' if plan['sorts'] else 'no, ends at the limit'}")
     for line in plan["plan"]:

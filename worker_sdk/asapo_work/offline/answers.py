@@ -213,7 +213,7 @@ class Answers:
                 "stages need running services: nobody tells a folder what it does; connect a Consumer to the broker",
                 feature="stages",
             )
-        return Done(request.request, {**_facts(self._stream(request)), "declared_keys": []})
+        return Done(request.request, {**_facts(self._stream(request)), "declared_keys": [], "sorted_keys": []})
 
     def _list_streams(self, request: ListStreams) -> Event:
         if request.limit < 1:

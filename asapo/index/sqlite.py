@@ -12,8 +12,9 @@ from typing import Any, Final
 from asapo.errors import IndexUnavailable, UnknownStream, WrongInput
 from asapo.failpoints import failpoint
 from asapo.hostinfo import boot_id as boot_id_of_host
-from asapo.index import deletion, ingest, keys, schema, sessions, sorting
+from asapo.index import deletion, ingest, schema, sessions
 from asapo.index.database import BUSY_TIMEOUT_S, Database
+from asapo.index.declaring import SqliteKeys
 from asapo.index.interface import (
     SESSION_TIMEOUT_S,
     Clock,
@@ -41,7 +42,7 @@ _LAST_COMPLETE: Final = (
 _BY_ID: Final = f"SELECT {ROW_SQL} FROM message WHERE stream_no = ? AND id "
 
 
-class SqliteIndex(SqliteQueries, deletion.SqliteDeletions):
+class SqliteIndex(SqliteQueries, SqliteKeys, deletion.SqliteDeletions):
     """`MetadataIndex` in one SQLite file.
 
     Parameters
@@ -237,46 +238,7 @@ class SqliteIndex(SqliteQueries, deletion.SqliteDeletions):
         with self._writing() as connection:
             connection.execute("UPDATE info SET value = ? WHERE name = 'meta'", (text,))
 
-    def declare_keys(self, keys_: Sequence[str]) -> None:
-        """Say which metadata keys (`a.b`) have a live index; replaces those declared before. At most two (R14).
-
-        Building an index over rows that are there takes about 1 s per million rows, during which nothing is committed.
-        """
-        with self._writing() as connection:
-            keys.declare(connection, keys_)
-
-    def declare_sorted_keys(self, keys_: Sequence[str]) -> None:
-        """Say by which further keys finished streams are sorted; replaces those named before. At most six.
-
-        Streams that are finished already are sorted by them when `sort_finished` is called for them, see `unsorted`.
-        """
-        with self._writing() as connection:
-            keys.declare_sorted(connection, keys_)
-
-    def sort_finished(self, ref: StreamRef, stopped: Callable[[], bool] = lambda: False) -> bool:
-        """Prepare a finished stream for queries on all declared keys; False when there is nothing (more) to prepare.
-
-        1e6 messages take some seconds of one thread for each key, in transactions of about 10 ms.
-        """
-        no = self.stream_no(ref)
-        return no is not None and sorting.build(self._database, no, stopped)
-
-    def unsorted(self) -> list[StreamRef]:
-        """Return the finished streams that `sort_finished` has something to do for."""
-        with self._database.reading() as connection:
-            waiting = sorting.waiting(connection)
-        return list(self._refs(waiting).values())
-
     # -- reading ----------------------------------------------------------------------------------------------------
-
-    def declared_keys(self) -> list[str]:
-        """Return the keys that have a live index."""
-        return [name for (name,) in self._database.read("SELECT name FROM declared_key ORDER BY no")]
-
-    def sorted_keys(self) -> list[str]:
-        """Return the further keys by which finished streams are sorted."""
-        with self._database.reading() as connection:
-            return keys.sorted_keys(connection)
 
     def stream_meta(self, ref: StreamRef) -> str:
         """Return the stream's metadata as text; UnknownStream when there is no such stream."""

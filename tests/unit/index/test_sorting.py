@@ -407,3 +407,36 @@ def test_a_query_is_right_while_the_stream_is_sorted_anew(index: SqliteIndex, mo
         other.close()
     assert left == [0], "all that was sorted was removed meanwhile"
     assert answers(index, text, limit=20, pages=1) == expected(index, text, 20)
+
+
+def left_of(index: SqliteIndex, stream_no: int) -> list[int]:
+    """Return how many rows the tables of sorted streams have of one."""
+    tables = (("sorted", "of_stream"), ("sorted_stream", "stream_no"))
+    with index._database.reading() as connection:
+        counts = [f"SELECT count(*) FROM {table} WHERE {column} = ?" for table, column in tables]
+        return [connection.execute(count, (stream_no,)).fetchall()[0][0] for count in counts]
+
+
+def test_of_a_deleted_stream_nothing_stays_sorted(index: SqliteIndex) -> None:
+    no = index.stream_no(REF)
+    assert no is not None
+    assert index.sort_finished(REF, lambda: False)
+    assert min(left_of(index, no)) > 0
+    index.delete_stream(REF)
+    index.clean_deleted()
+    assert left_of(index, no) == [0, 0]
+
+
+def test_a_stream_that_is_deleted_while_it_is_sorted_is_given_up(index: SqliteIndex) -> None:
+    no = index.stream_no(REF)
+    assert no is not None
+    steps = iter(range(100))
+
+    def delete_in_the_middle() -> bool:
+        if next(steps) == 3:
+            index.delete_stream(REF)
+            index.clean_deleted()
+        return False
+
+    assert not index.sort_finished(REF, delete_in_the_middle)
+    assert left_of(index, no) == [0, 0]

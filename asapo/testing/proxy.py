@@ -12,6 +12,7 @@ import contextlib
 import socket
 import struct
 import threading
+import time
 from enum import Enum
 from types import TracebackType
 from typing import Final, Self
@@ -48,6 +49,7 @@ class _Connection:
         with contextlib.suppress(OSError):
             while data := source.recv(PIECE_BYTES):
                 self._proxy.wait_open(way)
+                self._proxy.wait_turn(way, len(data))
                 left = self._cuts[way] - self.passed[way] if way in self._cuts else len(data)
                 sink.sendall(data[:left])
                 self.passed[way] += min(left, len(data))
@@ -88,6 +90,7 @@ class TcpProxy:
         """Connections that were cut where `cut_next` said."""
         self._gate = threading.Condition()
         self._held: set[Way] = set()
+        self._bytes_per_s: dict[Way, float] = {}
         self._cuts: dict[Way, int] = {}
         self._connections: list[_Connection] = []
         self._closed = False
@@ -122,6 +125,11 @@ class TcpProxy:
             while way in self._held and not self._closed:
                 self._gate.wait()
 
+    def wait_turn(self, way: Way, nbytes: int) -> None:
+        """Wait for as long as so many bytes take."""
+        if way in self._bytes_per_s:
+            time.sleep(nbytes / self._bytes_per_s[way])
+
     # -- what a test does -------------------------------------------------------------------------------------------
 
     def hold(self, *ways: Way) -> None:
@@ -131,6 +139,10 @@ class TcpProxy:
         """
         with self._gate:
             self._held = set(ways or Way)
+
+    def slow_down(self, way: Way, bytes_per_s: float) -> None:
+        """Let no more than so much pass from now on, on each connection."""
+        self._bytes_per_s[way] = bytes_per_s
 
     def release(self) -> None:
         """Let everything pass again."""

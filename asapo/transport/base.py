@@ -56,6 +56,9 @@ class Server(Protocol):
     def receive(self) -> Message | None:
         """Return the next message, None when nothing is there now."""
 
+    def received_bytes(self, peer: bytes) -> int:
+        """Return how many bytes came from a peer, its unfinished message included; 0 where nobody counts them."""
+
     def refused(self) -> int:
         """Return how many connections broke the transport's own rules (garbage, wrong greeting) since the start."""
 

@@ -116,6 +116,13 @@ class Heards:
         with self._lock:
             self._by_descriptor[descriptor] = heard
 
+    def received_from(self, peer: bytes) -> int:
+        """Return the bytes that came from a peer in all; 0 where nobody counts them. The thread that receives."""
+        heard = self.peers.get(peer)
+        if heard is None or inode_of(heard.descriptor) != heard.inode:
+            return 0
+        return self._received(heard.descriptor) or 0
+
     def gone(self, descriptor: int) -> None:
         """Take note that a connection ended; a new one may have its descriptor by now, and have spoken."""
         with self._lock:

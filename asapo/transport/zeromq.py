@@ -22,6 +22,8 @@ from asapo.transport.door import WATCHED, Doorkeeper
 from asapo.transport.endless import Heards
 
 HEARTBEAT_MS: Final = 2000
+PATIENCE_MS: Final = 60_000
+"""A peer's sign of life waits behind the message that it is sending, which may be 2 GiB long."""
 CONNECT_TIMEOUT_MS: Final = 3000
 QUEUE_MESSAGES: Final = 4096
 """Messages a pipe may hold: credits bound the bytes, this bounds a peer that ignores them."""
@@ -158,7 +160,7 @@ class ZmqServer:
         socket.setsockopt(zmq.RCVHWM, QUEUE_MESSAGES)
         socket.setsockopt(zmq.MAXMSGSIZE, max_part_bytes)
         socket.setsockopt(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
-        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, 5 * HEARTBEAT_MS)
+        socket.setsockopt(zmq.HEARTBEAT_TIMEOUT, PATIENCE_MS)
         socket.setsockopt(zmq.BACKLOG, 512)
         self._socket = socket
         self._door = Doorkeeper(_monitor(socket, WATCHED), Heards(max_part_bytes, other_bytes))
@@ -193,6 +195,10 @@ class ZmqServer:
     def receive(self) -> Message | None:
         """Return the next message or None."""
         return _receive(self._socket, self._door)
+
+    def received_bytes(self, peer: bytes) -> int:
+        """Return how many bytes came from a peer; see `Server.received_bytes`."""
+        return self._door.heards.received_from(peer)
 
     def refused(self) -> int:
         """Return how many connections never became a link."""

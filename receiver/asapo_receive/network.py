@@ -257,13 +257,14 @@ class Network:
         timeout_s = self._settings.session_timeout_s
         for key, peer in list(self._peers.items()):
             alive = self._servers[key[0]].send(key[1], beat)
-            if not alive or now_s - peer.heard_s > timeout_s:
+            quiet = now_s - peer.heard_s > timeout_s
+            if not alive or (quiet and not self._comes(key, peer)):
                 log.info("producer link %s is gone", peer.hello.name or peer.identity.hex())
                 if alive:  # the network may only have held everything: who hears this makes a new link
                     silent = LinkLost(f"the receiver heard nothing on this link for {timeout_s:g} s")
                     self._servers[key[0]].send(key[1], encode(Goodbye(to_wire(silent))))
                 self._forget(key)
-            elif peer.heard_s > peer.kept_alive_s:
+            elif quiet or peer.heard_s > peer.kept_alive_s:
                 # Whatever it said, its session lives, also on streams that it sends nothing to now.
                 peer.kept_alive_s = now_s
                 self._beat(peer.hello.beamtime, peer.hello.source, peer.hello.session, {})
@@ -272,6 +273,11 @@ class Network:
         in_flight = sum(peer.in_flight_bytes for peer in self._peers.values())
         self._counters.set("asapo_receiver_in_flight_bytes", in_flight)
         self._counters.set("asapo_receiver_handshakes_refused", sum(server.refused() for server in self._servers))
+
+    def _comes(self, key: tuple[int, bytes], peer: Peer) -> bool:
+        """Tell whether bytes came since the last look: of a long message, behind which signs of life wait."""
+        before, peer.received_bytes = peer.received_bytes, self._servers[key[0]].received_bytes(key[1])
+        return peer.received_bytes > before
 
     def _forget(self, key: tuple[int, bytes]) -> None:
         del self._peers[key]

@@ -49,6 +49,8 @@ class Peer:
     window_messages: int
     heard_s: float
     """When it last said anything, on the monotonic clock."""
+    received_bytes: int = 0
+    """What had come of it when it was found quiet last."""
     kept_alive_s: float = 0.0
     """When the index was last told that the session lives."""
     state: State = State.OPEN

@@ -19,6 +19,7 @@ from asapo.wire.limits import SESSION_TIMEOUT_S
 from tests.e2e.ledger import (
     PATIENCE_S,
     Ledger,
+    consumer_of,
     indexed_ids,
     producer_of,
     wait_until,
@@ -53,6 +54,24 @@ def proxied(folder: Path, **options: Any) -> Iterator[Proxied]:
         ingest = TcpProxy(next(url for url in addresses if url.startswith("tcp")))
         core = TcpProxy(services.native)
         yield Proxied(services, stack.enter_context(ingest), stack.enter_context(core))
+
+
+# -- links that are slow -----------------------------------------------------------------------------------------------
+
+
+def test_a_frame_that_takes_longer_than_a_session_may_be_silent_is_sent_once(tmp_path: Path) -> None:
+    with (
+        proxied(tmp_path, session_timeout_s=1.0) as found,
+        found.producer() as producer,
+        consumer_of(found.services) as consumer,
+    ):
+        producer.send(b"first", id=1).result(PATIENCE_S)
+        found.ingest.slow_down(Way.UP, 2e6)
+        frame = random.Random(1).randbytes(10_000_000)
+        producer.send(frame, id=2).result(PATIENCE_S)
+        assert found.ingest.n_connections == 1
+        assert producer.stats.resent == 0
+        assert consumer.get_by_id(2).raw == frame
 
 
 # -- F15: partitions -------------------------------------------------------------------------------------------------

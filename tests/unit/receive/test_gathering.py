@@ -32,6 +32,9 @@ class Wire:
         self.outgoing.append((peer, decode(header)))
         return True
 
+    def received_bytes(self, peer: bytes) -> int:
+        return 0
+
     def refused(self) -> int:
         return 0
 

@@ -184,10 +184,10 @@ def test_a_stream_whose_files_cannot_be_moved_is_gone_all_the_same_until_they_ca
     fill(services, [b"a"], "warm up")
     source = services.data_dir / "beamline/bt/det"
     with Producer(services.native, beamtime="bt", source="det") as producer:
-        producer.send(b"a", stream="s").result(PATIENCE_S)  # its segment stays open
         with consumer_of(services) as consumer:
             restart(services, "r1", "rename:1:EACCES:.deleted-")
             back(services, consumer, "r1")
+            producer.send(b"a", stream="s").result(PATIENCE_S)  # its segment stays open
             with pytest.raises(StorageError, match="could not be moved"):
                 consumer.delete_stream("s", force=True)
             assert not is_there(consumer)

@@ -20,7 +20,7 @@ from asapo.index.interface import Clock, Deletion
 from asapo.index.schema import SEQ_BITS, SEQ_MASK
 from asapo.index.sessions import IS_OPEN
 from asapo.models import StreamRef
-from asapo.storage.layout import is_segment
+from asapo.storage.layout import SEGMENT_SUFFIX, is_segment
 from asapo.storage.trash import move_away
 
 NAMED: Final = (
@@ -82,8 +82,11 @@ class SqliteDeletions:
 
     def finish_deletion(self, no: int, move: Callable[[Deletion], None]) -> None:
         """Forget a deleted stream's segments and have its files moved, while nobody commits; once for each deletion."""
+        select = f"{_COLUMNS} WHERE no = ? AND moved = 0"
+        for row in self._database.read(select, (no,)):
+            self._forget_segments(_deletion(self.beamtime, row).ref)
         with self._writing() as connection:
-            rows = connection.execute(f"{_COLUMNS} WHERE no = ? AND moved = 0", (no,)).fetchall()
+            rows = connection.execute(select, (no,)).fetchall()
             if not rows:
                 return  # somebody else was quicker
             found = _deletion(self.beamtime, rows[0])
@@ -91,6 +94,16 @@ class SqliteDeletions:
             move(found)
             connection.execute("UPDATE deletion SET moved = 1 WHERE no = ?", (no,))
             failpoint("delete.after-move")
+
+    def _forget_segments(self, ref: StreamRef) -> None:
+        """Remove most entries of a stream with very many files, in short transactions; a few are left for the last."""
+        names, last = (ref.source, ref.stream), 0
+        select = f"SELECT no FROM segment WHERE no > ? AND {_OF_STREAM} ORDER BY no LIMIT {CHUNK_ROWS}"
+        while len(found := self._database.read(select, (last, *names))) == CHUNK_ROWS:
+            first, last = last, found[-1][0]
+            with self._database.writing() as connection:
+                some = f"DELETE FROM segment WHERE no > ? AND no <= ? AND {_OF_STREAM}"
+                connection.execute(some, (first, last, *names))
 
     def clean_deleted(self, stopped: Callable[[], bool] = lambda: False) -> None:
         """Remove what nobody can see any more of deleted streams, in short transactions; `stopped` ends it early."""
@@ -148,7 +161,8 @@ def _delete(
     ).fetchall()[0][0]
     if live and not (finished or force):
         raise busy(ref, live)
-    paths = connection.execute(f"SELECT path FROM segment WHERE {_OF_STREAM}", names).fetchall()
+    select = f"SELECT path FROM segment WHERE {_OF_STREAM} AND path LIKE '%{SEGMENT_SUFFIX}'"
+    paths = connection.execute(select, names).fetchall()
     places = sorted({*folders, *(os.path.dirname(path) for (path,) in paths if is_segment(path))})
     (last,) = connection.execute("SELECT ifnull(max(no), 0) FROM deletion").fetchone()
     # The time only keeps the numbers of an index that was made anew apart from those of the one before.

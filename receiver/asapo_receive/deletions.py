@@ -49,10 +49,12 @@ class Deletions:
 
     # -- any thread -------------------------------------------------------------------------------------------------
 
-    def finish_all(self) -> None:
-        """Finish what this or another receiver began and did not come to finish."""
+    def finish_all(self) -> set[StreamRef]:
+        """Finish what this or another receiver began; return the streams whose files are still in the way."""
+        stuck: set[StreamRef] = set()
         for beamtime in self._directory.beamtimes():
-            self._finish(self._directory.open(beamtime))
+            stuck |= {one.ref for one in self._finish(self._directory.open(beamtime))}
+        return stuck
 
     def begun(self, ref: StreamRef) -> int:
         """Return the last deletion that is known, for a segment that is about to be begun.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -123,14 +123,19 @@ def _unit(
     )  # fmt: skip
 
 
-def replay_all(index: MetadataIndex, receiver_id: str, todo: list[Note | Closing], begun: int) -> int:
+def replay_all(
+    index: MetadataIndex, receiver_id: str, todo: list[Note | Closing], begun: int, stuck: Collection[StreamRef] = ()
+) -> int:
     """Replay every segment that an older life of this receiver left open; return how many messages were indexed.
 
-    `begun` is the last deletion of a stream that was known before the segments were looked for.
+    `begun` is the last deletion of a stream that was known before the segments were looked for. Of deleted streams that
+    are `stuck`, since their files cannot be moved away, nothing is taken.
     What is then to be done by the writer is appended to `todo`: notes, then to have the segment closed.
     """
     count = 0
     for segment in index.open_segments(receiver_id):
+        if segment.ref in stuck:
+            continue
         try:
             # A memory ends with its process: its payloads are gone, and there is no journal.
             if not segment.path.startswith(MEMORY_PREFIX):

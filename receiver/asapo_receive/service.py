@@ -151,7 +151,7 @@ class Receiver:
     def _replay(self) -> list[Note | Closing]:
         started_s = time.monotonic()
         todo: list[Note | Closing] = []
-        self._deletions.finish_all()
+        stuck = self._deletions.finish_all()
         begun = {beamtime: self._directory.open(beamtime).last_deletion() for beamtime in self._directory.beamtimes()}
         left = self._lifebook.left_behind()
         self._look_for_lost_indexes(path for segments in left.values() for path in segments)
@@ -162,11 +162,13 @@ class Receiver:
                 continue  # all of it is for asapo reindex
             index = self._directory.open(beamtime)
             for path in segments.keys() - index.known_segments(list(segments)):
+                if segments[path] in stuck:
+                    continue
                 if Path(journal_path(path)).exists():  # otherwise it never came to be made
                     self._register_segment(index, path, segments[path])
         for beamtime in self._directory.beamtimes():
             index = self._directory.open(beamtime)
-            count = replay_all(index, self.settings.receiver_id, todo, begun.get(beamtime, 0))
+            count = replay_all(index, self.settings.receiver_id, todo, begun.get(beamtime, 0), stuck)
             if count:
                 log.info("beamtime %s: %d messages of an older life indexed", beamtime, count)
         self._lifebook.forget()

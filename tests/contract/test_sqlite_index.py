@@ -9,16 +9,28 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from asapo.errors import ConfigError, DamagedFile, DeadlineExceeded, IndexUnavailable, UnsupportedVersion, WrongInput
-from asapo.index import IndexDirectory, MetadataIndex, SessionMark, SqliteIndex, gaps, plans, ranges, schema, sorting
+from asapo.index import (
+    IndexDirectory,
+    MetadataIndex,
+    SessionMark,
+    SqliteIndex,
+    deletion,
+    gaps,
+    plans,
+    ranges,
+    schema,
+    sorting,
+)
 from asapo.models import StreamRef
 from asapo.query import And, Builtin, Comparison, In, MetaKey, Number, Or, Order, Query, parse
-from tests.contract.index_contract import ONE, TIMEOUT_S, Clock, IndexContract, ids_of, number, ref, unit
+from tests.contract.index_contract import ONE, TIMEOUT_S, Clock, IndexContract, ids_of, in_file, number, ref, unit
 
 WRITER = Path(__file__).with_name("index_writer.py")
 
@@ -563,3 +575,46 @@ def test_origins_and_gaps_are_found_by_the_index_of_ids(open_index: Callable[...
             assert all("message_id" in line and line.startswith("SEARCH") for line in looks), lines
     finally:
         connection.close()
+
+
+def test_long_streams_are_removed_in_short_transactions_and_only_they(
+    open_index: Callable[..., SqliteIndex], path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deletion, "CHUNK_ROWS", 2)
+    index = open_index()
+    for name in ("run1", "other"):
+        for one in range(1, 8):
+            index.commit([replace(in_file(one, f"{name}-{one}.cbf"), ref=ref(name)), unit([100 + one], ref(name))])
+    found = index.delete_stream(ref())
+    index.finish_deletion(found.no, lambda _: None)
+    index.clean_deleted(lambda: True)
+    with sqlite3.connect(path) as connection:
+        assert connection.execute("SELECT stream, count(*) FROM segment GROUP BY stream").fetchall() == [("other", 7)]
+        assert connection.execute("SELECT count(*) FROM message").fetchone() == (28,)
+        index.clean_deleted()
+        assert connection.execute("SELECT count(*) FROM message").fetchone() == (14,)
+    connection.close()
+    assert index.stream_info(ref("other")).n_messages == 14
+
+
+def test_a_process_that_knew_a_stream_notices_that_another_one_deleted_it(
+    open_index: Callable[..., SqliteIndex],
+) -> None:
+    one, two = open_index(), open_index()
+    two.commit([unit([1])])
+    one.delete_stream(ref())
+    (outcome,) = two.commit([unit([1])])
+    assert (outcome.first_seq, outcome.head_seq) == (1, 1)
+    assert one.stream_info(ref()).n_messages == 1
+
+
+def test_an_index_made_anew_keeps_what_is_known_of_deletions(open_index: Callable[..., SqliteIndex]) -> None:
+    index = open_index()
+    index.commit([unit([1])])
+    found = index.delete_stream(ref())
+    anew = SqliteIndex(index.path.with_name("anew.sqlite"), "bt")
+    anew.commit([unit([1])])
+    anew.keep_deletions(index.deletions())
+    assert anew.deletions() == [replace(found, moved=True)]
+    assert anew.delete_stream(ref()).no > found.no
+    anew.close()

@@ -7,7 +7,7 @@ import pytest
 
 from asapo import Consumer, Producer
 from asapo.cli import main
-from asapo.errors import AsapoError, UnknownStream
+from asapo.errors import AsapoError, StorageError, UnknownStream
 from asapo.supervise import ServiceFailed
 from asapo.testing.launch import LocalServices
 from tests.e2e.ledger import PATIENCE_S, consumer_of, wait_until
@@ -178,3 +178,23 @@ def test_another_receiver_finishes_a_deletion_before_it_writes(services: LocalSe
         fill(services, [b"new"])  # to the other one
         assert read(consumer) == [(1, b"new")]
         assert len(list((services.data_dir / "beamline/bt/det/s").glob("*.idx"))) == 1
+
+
+def test_a_stream_whose_files_cannot_be_moved_is_gone_all_the_same_until_they_can(services: LocalServices) -> None:
+    fill(services, [b"a"], "warm up")
+    source = services.data_dir / "beamline/bt/det"
+    with Producer(services.native, beamtime="bt", source="det") as producer, consumer_of(services) as consumer:
+        restart(services, "r1", "rename:1:EACCES:.deleted-")
+        back(services, consumer, "r1")
+        producer.send(b"a", stream="s").result(PATIENCE_S)  # its segment stays open
+        with pytest.raises(StorageError, match="could not be moved"):
+            consumer.delete_stream("s", force=True)
+        assert not is_there(consumer)
+        for _ in range(2):
+            assert (source / "s").exists()
+            services.kill("r1")
+            services.restart("r1")
+            assert not is_there(consumer)
+        restart(services, "r1")
+        assert not (source / "s").exists()
+        assert not is_there(consumer)

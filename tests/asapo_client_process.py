@@ -4,6 +4,7 @@ The first line is `{"kind": "consumer" | "producer", "args": [...]}`, each other
 "kwargs": {...}}`. Answers are `{"result": ...}` or `{"error": class, "text": ..., ...}` with the exception's fields.
 """
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -13,9 +14,9 @@ FIELDS = ("id", "id_max", "next_stream", "partial_data")
 
 
 def plain(found: Any) -> Any:
-    """Return arrays and bytes as lists of numbers, tuples as lists."""
+    """Return arrays as what tells them apart, bytes as lists of numbers, tuples as lists."""
     if hasattr(found, "tobytes"):
-        return list(found.tobytes())
+        return {"dtype": str(found.dtype), "size": found.size, "sha256": hashlib.sha256(found.tobytes()).hexdigest()}
     if isinstance(found, bytes):
         return list(found)
     if isinstance(found, (tuple, list)):

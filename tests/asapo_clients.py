@@ -77,7 +77,9 @@ class RealClient:
         return call
 
 
-def real_consumer(http: str, *, beamtime: str = "bt1", source: str = "det", timeout_ms: int = 300) -> RealClient:
-    """Return a consumer of the HTTP front at this address."""
+def real_consumer(
+    http: str, *, beamtime: str = "bt1", source: str = "det", timeout_ms: int = 300, filesystem: bool = False
+) -> RealClient:
+    """Return a consumer of the HTTP front at this address; without `filesystem` it asks for bytes by file transfer."""
     host = http.removeprefix("http://")
-    return RealClient("consumer", host, "", True, beamtime, source, "tok", timeout_ms)
+    return RealClient("consumer", host, "/nowhere", filesystem, beamtime, source, "tok", timeout_ms)

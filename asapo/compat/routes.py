@@ -268,8 +268,14 @@ def _folder(call: _Call) -> CompatRequest:
 
 def _transfer(call: _Call) -> CompatRequest:
     fields = decode_object("body", call.body)
+    size_only = call.given.flag("sizeonly")
+    beamtime = call.given.text("beamtime")
     return TransferFile(
-        **call.common, name=_text_field("FileName", fields.get("FileName")), size_only=call.given.flag("sizeonly")
+        **call.common,
+        # Who asks for the size only does not say it.
+        beamtime="" if size_only and not beamtime else check_beamtime(beamtime),
+        name=_text_field("FileName", fields.get("FileName")),
+        size_only=size_only,
     )
 
 

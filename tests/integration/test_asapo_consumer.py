@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import random
 import socket
 import struct
 import threading
@@ -13,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from typing import Any
 
+import numpy as np
 import pytest
 
 from asapo import Producer
@@ -193,6 +196,74 @@ def test_by_id_and_the_last_one(producer: Producer, consumer: RealClient, stream
     assert consumer.get_last(meta_only=True, stream=stream, group_id="other")[1]["_id"] == 4
     fill(producer, stream, [5])
     assert consumer.get_last(meta_only=True, stream=stream, group_id="g")[1]["_id"] == 5
+
+
+# -- bytes --------------------------------------------------------------------------------------------------------
+
+
+def array_of(payload: bytes) -> dict[str, Any]:
+    """Return what the client's process tells of an array with these bytes."""
+    return {"dtype": "int8", "size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
+
+
+@real
+def test_bytes_come_as_they_were_sent(producer: Producer, consumer: RealClient, stream: str) -> None:
+    sizes = [1, 2000, 65_536, 1_000_000, 16_000_001]
+    payloads = [random.Random(size).randbytes(size) for size in sizes]
+    for n, payload in enumerate(payloads, 1):
+        producer.send(payload, stream=stream, id=n, meta={"n": n})
+    producer.flush()
+    for n, payload in enumerate(payloads, 1):
+        data, meta = consumer.get_next("g", meta_only=False, stream=stream)
+        assert (meta["_id"], meta["size"], data) == (n, len(payload), array_of(payload))
+    assert consumer.get_last(meta_only=False, stream=stream)[0] == array_of(payloads[-1])
+    assert consumer.retrieve_data(consumer.get_by_id(2, meta_only=True, stream=stream)[1]) == array_of(payloads[1])
+
+
+@real
+def test_a_typed_array_comes_as_its_bytes(producer: Producer, consumer: RealClient, stream: str) -> None:
+    frame = np.arange(512 * 100, dtype=">u2").reshape(512, 100)
+    producer.send(frame, stream=stream, id=1)
+    producer.flush()
+    assert consumer.get_next("g", meta_only=False, stream=stream)[0] == array_of(frame.tobytes())
+
+
+@real
+def test_parts_of_a_dataset_have_their_own_bytes(producer: Producer, consumer: RealClient, stream: str) -> None:
+    for substream in (1, 2):
+        producer.send(bytes([substream]) * 100, stream=stream, id=1, dataset_size=2, substream=substream)
+    producer.flush()
+    parts_found = consumer.get_next_dataset("g", stream=stream)["content"]
+    assert [consumer.retrieve_data(part) for part in parts_found] == [array_of(bytes([n]) * 100) for n in (1, 2)]
+
+
+@real
+def test_bytes_of_a_receiver_elsewhere_and_of_its_memory_are_fetched(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    with (
+        LocalServices(tmp_path_factory.mktemp("elsewhere"), http=True) as services,
+        Producer(services.native, beamtime="bt1", source="det") as producer,
+        Producer(services.native, beamtime="bt1", source="det", level="memory") as forgetful,
+        real_consumer(services.http, timeout_ms=3000) as consumer,
+    ):
+        # A tier that does not say what it is cannot be told from another one, as on another host.
+        next(services.data_dir.glob("beamline/.asapo-tier")).write_text("another\n")
+        producer.send(b"stored", stream="s", id=1)
+        producer.flush()
+        forgetful.send(b"kept", stream="t", id=1)
+        forgetful.flush()
+        found = [consumer.get_next("g", meta_only=False, stream=stream)[0] for stream in ("s", "t")]
+        assert found == [array_of(b"stored"), array_of(b"kept")]
+
+
+@real
+def test_bytes_that_are_gone_are_an_error_and_no_others(producer: Producer, consumer: RealClient, stream: str) -> None:
+    fill(producer, stream, [1])
+    meta = consumer.get_by_id(1, meta_only=True, stream=stream)[1]
+    for name in (meta["name"][:-1] + "2", "../../etc/passwd", "processed/f1", "/etc/passwd"):
+        error = raised(consumer.retrieve_data, meta | {"name": name})
+        assert error.kind == "AsapoWrongInputError"
 
 
 # -- datasets -----------------------------------------------------------------------------------------------------

@@ -18,12 +18,12 @@ class _Gathering:
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         self._loop = loop
-        self._parts: list[bytes] = []
+        self._parts: list[bytes | memoryview] = []
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         """Take bytes."""
         if not self._parts:
             self._loop.call_soon(self._flush)
@@ -37,7 +37,7 @@ class _Gathering:
     def _flush(self) -> None:
         parts, self._parts = self._parts, []
         if parts and not self._transport.is_closing():
-            self._transport.write(b"".join(parts) if len(parts) > 1 else parts[0])
+            self._transport.writelines(parts)  # of uvloop: one system call, and nothing is copied
 
 
 class OneWriteProtocol(AutoHTTPProtocol):  # type: ignore[misc, valid-type, unused-ignore]

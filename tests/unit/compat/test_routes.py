@@ -95,6 +95,9 @@ REQUESTS: list[tuple[str, bytes, bytes, bytes, CompatRequest]] = [
      FolderToken(token="T", beamtime="bt1", folder="/data")),
     ("POST", b"/v0.2/transfer", b"token=T&sizeonly=true", b'{"Folder":"auto","FileName":"processed/f1"}',
      TransferFile(token="T", name="processed/f1", size_only=True)),
+    ("POST", b"/v0.2/transfer", b"token=T&instanceid=i&pipelinestep=p&beamtime=bt1&stream=s&source=h%3A1",
+     b'{"Folder":"auto","FileName":"processed/f1"}',
+     TransferFile(token="T", beamtime="bt1", name="processed/f1", size_only=False)),
 ]  # fmt: skip
 
 
@@ -203,7 +206,8 @@ def test_a_newer_client_is_told_apart(method: str, path: bytes, query: bytes, th
         ("POST", STREAM + b"/0/querymessages", b"", b"\xff", "UTF-8"),
         ("POST", STREAM + b"/0/querymessages", b"", b"x" * (MAX_BODY_BYTES + 1), "body of"),
         ("GET", STREAM + b"/0/meta/2", b"", b"", "meta/2"),
-        ("POST", b"/v0.2/transfer", b"", b"{}", "FileName None"),
+        ("POST", b"/v0.2/transfer", b"beamtime=b", b"{}", "FileName None"),
+        ("POST", b"/v0.2/transfer", b"", b'{"FileName":"f"}', "beamtime ''"),
         ("POST", b"/asapo-authorizer/v0.2/folder", b"", b'{"Folder":1,"BeamtimeId":"b"}', "Folder 1"),
         ("GET", DISCOVERY + b"/version", b"protocol=x", b"", "version 'x'"),
         ("GET", b"/v0.7/" + b"a" * 9000, b"", b"", "path of"),

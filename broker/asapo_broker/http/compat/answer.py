@@ -14,7 +14,7 @@ from asapo.compat.jsontext import encode
 class Answer:
     """Status and body; the body of an error is what the user reads."""
 
-    body: bytes = b""
+    body: bytes | memoryview = b""
     status: HTTPStatus = HTTPStatus.OK
 
 

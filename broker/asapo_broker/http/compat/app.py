@@ -28,6 +28,7 @@ from asapo_broker.http.compat.discovery import Discovery
 from asapo_broker.http.compat.listing import Listings
 from asapo_broker.http.compat.reading import Reading
 from asapo_broker.http.compat.streams import Streams
+from asapo_broker.http.compat.transfer import Transfers
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ Handler: TypeAlias = Callable[[Any], Answer]
 
 QUICK_THREADS: Final = 8
 QUERY_THREADS: Final = 4
-SLOW: Final = (asked.QueryMessages, asked.Streams, asked.Sources, asked.Size, asked.Unacknowledged)
+SLOW: Final = (asked.QueryMessages, asked.Streams, asked.Sources, asked.Size, asked.Unacknowledged, asked.TransferFile)
 """Requests that have threads of their own: what is quick does not wait for them."""
 TEXT: Final = [(b"content-type", b"application/json")]
 
@@ -65,11 +66,13 @@ class CompatApp:
         streams = Streams(self._cores)
         self._discovery = Discovery(core)
         arrivals = Arrivals(streams)
+        self._transfers = Transfers(self._cores)
         self._handlers = _handlers(
             self._discovery,
             Reading(streams, arrivals, self._book),
             Listings(streams),
             Acknowledging(streams, arrivals, self._book),
+            self._transfers,
         )
         self._quick = ThreadPoolExecutor(QUICK_THREADS, "asapo-compat")
         self._slow = ThreadPoolExecutor(QUERY_THREADS, "asapo-compat-query")
@@ -119,12 +122,13 @@ class CompatApp:
         """End threads and links after what they are at."""
         self._quick.shutdown()
         self._slow.shutdown()
+        self._transfers.close()
         self._cores.close()
         self._book.close()
 
 
 def _handlers(
-    discovery: Discovery, reading: Reading, listings: Listings, acknowledging: Acknowledging
+    discovery: Discovery, reading: Reading, listings: Listings, acknowledging: Acknowledging, transfers: Transfers
 ) -> dict[type[asked.CompatRequest], Handler]:
     """Return who answers what."""
     return {
@@ -146,6 +150,8 @@ def _handlers(
         asked.Unacknowledged: acknowledging.unacknowledged,
         asked.LastAcknowledged: acknowledging.last,
         asked.SetMarker: acknowledging.set_marker,
+        asked.FolderToken: transfers.folder_token,
+        asked.TransferFile: transfers.transfer,
     }
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote
 
 from asapo.compat.documents import NoMessage, Place, at_the_end, at_the_finish, message_json
+from asapo.compat.names import KINDS, Named, exposed_name
 from asapo.compat.requests import CompatRequest
 from asapo.errors import StreamState, UnknownStream
 from asapo.models import Row
@@ -135,12 +135,7 @@ def documents_of(request: CompatRequest, rows: Rows) -> list[bytes]:
         row = Row._make(values[: len(Row._fields)])
         entry = rows.segments.get(row.segment)
         path = client_path_of(entry[0], request.source, request.stream) if entry else ""
-        place = Place(path or exposed_name(request.source, request.stream, row))
-        documents.append(message_json(row, request.stream, place))
+        if not path.startswith(KINDS):
+            path = exposed_name(Named(request.source, request.stream, row.id, row.substream))
+        documents.append(message_json(row, request.stream, Place(path)))
     return documents
-
-
-def exposed_name(source: str, stream: str, row: Row) -> str:
-    """Return the name of a message whose producer gave none: where it is, in words that are a path."""
-    part = f"_{row.substream}" if row.substream else ""
-    return f"processed/{quote(source, safe='')}/{quote(stream, safe='')}/{row.id}{part}"

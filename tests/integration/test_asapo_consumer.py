@@ -100,6 +100,18 @@ def test_messages_come_in_order_with_what_the_producer_said(
 
 
 @real
+def test_metadata_that_are_too_long_to_come_together_come_one_by_one(
+    producer: Producer, consumer: RealClient, stream: str
+) -> None:
+    for n in range(1, 36):
+        producer.send(b"", stream=stream, id=n, meta={"n": n, "long": "x" * 600_000})
+    producer.flush()
+    found = [consumer.get_next("g", meta_only=True, stream=stream)[1]["meta"] for _ in range(35)]
+    assert [meta["n"] for meta in found] == list(range(1, 36))
+    assert {len(meta["long"]) for meta in found} == {600_000}
+
+
+@real
 def test_the_end_of_a_stream_is_no_error_of_the_next_message(
     producer: Producer, consumer: RealClient, stream: str
 ) -> None:
@@ -566,3 +578,22 @@ def test_an_answer_is_one_segment(services: LocalServices) -> None:
             answer = connection.recv(65536)
             assert answer.endswith(b"}")
             assert segments(connection) == n
+
+
+# -- what the producer asks of the front --------------------------------------------------------------------------
+
+
+@real
+def test_the_real_producer_learns_of_streams_and_metadata(
+    services: LocalServices, producer: Producer, stream: str
+) -> None:
+    fill(producer, stream, [1, 2, 3])
+    producer.set_stream_meta(stream, {"scan": 1})
+    host = services.http.removeprefix("http://")
+    with RealClient("producer", host, "processed", "bt1", "auto", "det", "tok", 1, 2000) as client:
+        found = client.get_version_info()
+        assert (found["supported"], "0.1.0" in found["server"]) == (True, True)
+        found = client.stream_info(stream)
+        assert (found["lastId"], found["name"], found["finished"]) == (3, stream, False)
+        assert client.last_stream()["lastId"] > 0
+        assert client.get_stream_meta(stream) == {"scan": 1}

@@ -8,8 +8,7 @@ from asapo.compat.requests import Acknowledge, LastAcknowledged, NegAcknowledge,
 from asapo_broker.http.compat.answer import Answer, json_answer
 from asapo_broker.http.compat.arrivals import Arrivals
 from asapo_broker.http.compat.book import GroupBook, Mark
-from asapo_broker.http.compat.reading import ref_of
-from asapo_broker.http.compat.streams import Streams
+from asapo_broker.http.compat.streams import Streams, ref_of
 
 
 class Acknowledging:

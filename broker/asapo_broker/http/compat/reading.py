@@ -8,22 +8,16 @@ from http import HTTPStatus
 from typing import Final
 
 from asapo.compat.documents import dataset_json
-from asapo.compat.requests import BY_ID, ById, CompatRequest, Last, Next, Parts
+from asapo.compat.requests import BY_ID, ById, Last, Next, Parts
 from asapo.errors import StreamState, WrongInput
-from asapo.models import StreamRef
 from asapo.wire.events import GetLast
 from asapo_broker.http.compat.answer import Answer, no_message_answer
 from asapo_broker.http.compat.arrivals import Arrivals
 from asapo_broker.http.compat.book import GroupBook, Mark
-from asapo_broker.http.compat.streams import NEWEST, Found, Streams
+from asapo_broker.http.compat.streams import NEWEST, Found, Streams, ref_of
 
 LOCKS: Final = 64
 """Groups share locks: two of them wait for each other now and then, and nothing grows."""
-
-
-def ref_of(request: CompatRequest) -> StreamRef:
-    """Return the stream that a request names."""
-    return StreamRef(request.beamtime, request.source, request.stream)
 
 
 class Reading:

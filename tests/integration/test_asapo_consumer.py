@@ -490,6 +490,28 @@ def test_marks_survive_the_front_being_killed(tmp_path_factory: pytest.TempPathF
 
 
 @real
+def test_a_core_that_is_killed_and_started_again_costs_no_message(tmp_path_factory: pytest.TempPathFactory) -> None:
+    with (
+        LocalServices(tmp_path_factory.mktemp("core"), http=True) as services,
+        Producer(services.native, beamtime="bt1", source="det") as producer,
+        real_consumer(services.http, timeout_ms=20_000) as consumer,
+    ):
+        fill(producer, "s", range(1, 41))
+        found: dict[bool, list[int]] = {True: [], False: []}
+        for n in range(40):
+            if n in (13, 27):
+                services.kill("broker")
+                services.restart("broker")
+            for ordered, ids in found.items():
+                ids.append(consumer.get_next("g", meta_only=True, stream="s", ordered=ordered)[1]["_id"])
+        assert found[True] == list(range(1, 41))
+        # The core writes down what is done every 50 ms: what it had not yet comes once more, and all of it comes.
+        while 40 not in found[False]:
+            found[False].append(consumer.get_next("g", meta_only=True, stream="s", ordered=False)[1]["_id"])
+        assert set(found[False]) == set(range(1, 41))
+
+
+@real
 def test_several_readers_of_a_group_get_each_message_once(
     services: LocalServices, producer: Producer, stream: str
 ) -> None:

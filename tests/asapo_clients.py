@@ -64,6 +64,9 @@ class RealClient:
         self._process.stdin.flush()
 
     def __getattr__(self, name: str) -> Callable[..., Any]:
+        if name.startswith("_"):
+            raise AttributeError(name)
+
         def call(*args: Any, **kwargs: Any) -> Any:
             assert self._process.stdout is not None
             self._say({"call": name, "args": args, "kwargs": kwargs})

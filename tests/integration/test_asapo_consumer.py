@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import random
 import socket
@@ -17,6 +18,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from asapo import Producer
 from asapo.testing.launch import LocalServices
@@ -220,7 +223,7 @@ def array_of(payload: bytes) -> dict[str, Any]:
 
 @real
 def test_bytes_come_as_they_were_sent(producer: Producer, consumer: RealClient, stream: str) -> None:
-    sizes = [1, 2000, 65_536, 1_000_000, 16_000_001]
+    sizes = [0, 1, 2000, 65_536, 1_000_000, 67_108_864]
     payloads = [random.Random(size).randbytes(size) for size in sizes]
     for n, payload in enumerate(payloads, 1):
         producer.send(payload, stream=stream, id=n, meta={"n": n})
@@ -230,6 +233,40 @@ def test_bytes_come_as_they_were_sent(producer: Producer, consumer: RealClient, 
         assert (meta["_id"], meta["size"], data) == (n, len(payload), array_of(payload))
     assert consumer.get_last(meta_only=False, stream=stream)[0] == array_of(payloads[-1])
     assert consumer.retrieve_data(consumer.get_by_id(2, meta_only=True, stream=stream)[1]) == array_of(payloads[1])
+
+
+EIGHTHS = st.integers(-(10**6), 10**6).map(lambda n: n / 8)
+"""The client reads 5.960464477539063e-08 as the double beside it; short numbers it reads exactly."""
+texts = st.text(st.characters(blacklist_categories=["Cs"], blacklist_characters="\0"), max_size=8)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | EIGHTHS | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=6,
+)
+RUN = itertools.count()
+
+
+@real
+@given(
+    st.dictionaries(
+        st.integers(1, 2**62),
+        st.tuples(st.binary(max_size=300), st.dictionaries(texts, values, max_size=4)),
+        min_size=1,
+        max_size=4,
+    )
+)
+@settings(max_examples=25, suppress_health_check=list(HealthCheck))
+def test_whatever_is_sent_comes_equal(
+    producer: Producer, consumer: RealClient, messages: dict[int, tuple[bytes, dict[str, Any]]]
+) -> None:
+    stream = f"any {next(RUN)}"
+    for n, (payload, meta) in sorted(messages.items()):
+        producer.send(payload, stream=stream, id=n, meta=meta)
+    producer.flush()
+    for n, (payload, meta) in sorted(messages.items()):
+        data, found = consumer.get_next("g", meta_only=False, stream=stream)
+        assert (found["_id"], found["size"], found["meta"]) == (n, len(payload), meta)
+        assert data == array_of(payload)
 
 
 @real

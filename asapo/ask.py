@@ -54,6 +54,23 @@ class Asker:
         assert not isinstance(answer, Piece), "a data server is asked by `fetch`"
         return answer.result if isinstance(answer, Done) else answer
 
+    def tell(self, kind: type[Any], **fields: Any) -> None:
+        """Send a request behind those that were answered, and do not wait: its answer is passed over.
+
+        Raises
+        ------
+        LinkLost, DeadlineExceeded
+            The service is not there.
+        """
+        with self._lock:
+            try:
+                link = self._opened(time.monotonic() + self._timeout_s)
+                link.send(encode(kind(request=next(self._numbers), **fields)))
+                self._used_s = time.monotonic()
+            except AsapoError:
+                self._drop()
+                raise
+
     def fetch(self, **fields: Any) -> memoryview:
         """Return the bytes that a data server sends for the fields of a Fetch, read-only.
 
@@ -70,8 +87,7 @@ class Asker:
         with self._lock:
             try:
                 deadline_s = time.monotonic() + self._timeout_s
-                if self._link is None or time.monotonic() - self._used_s > QUIET_S:
-                    self._open(deadline_s)
+                self._opened(deadline_s)
                 request = kind(request=next(self._numbers), **fields)
                 answer, payload = self._exchange(request, deadline_s)
                 self._used_s = time.monotonic()
@@ -82,13 +98,17 @@ class Asker:
             raise from_wire(answer.error["code"], answer.error["message"], answer.error["fields"])
         return answer, payload
 
-    def _open(self, deadline_s: float) -> None:
+    def _opened(self, deadline_s: float) -> Link:
+        """Return the link, made anew when there is none, or it was quiet for long."""
+        if self._link is not None and time.monotonic() - self._used_s <= QUIET_S:
+            return self._link
         self._drop()
         self._link = connect(self.url)
         self._link.send(encode(self._hello))
         answer, _ = self._next(deadline_s)
         if not isinstance(answer, Welcome):
             raise RemoteProtocolError(f"{self.url} answered {type(answer).__name__}: expected Welcome")
+        return self._link
 
     def _exchange(self, request: Any, deadline_s: float) -> tuple[Done | Failed | Rows | Piece, Any]:
         assert self._link is not None

@@ -39,7 +39,8 @@ class Arrivals:
         if (request.dataset is None) is bool(found.dataset_size):
             self._streams.cores.ask(request.beamtime, Nack, **names, ids=[found.id], unstarted=True)
             return found
-        self._streams.cores.ask(request.beamtime, Acknowledge, **names, ranges=[[found.id, found.id]])
+        # Not waited for: it goes before the next GetNext of this group, and if it is lost the message comes once more.
+        self._streams.cores.tell(request.beamtime, Acknowledge, **names, ranges=[[found.id, found.id]])
         return found
 
     def set_position(self, request: CompatRequest, group: str, value: int) -> None:

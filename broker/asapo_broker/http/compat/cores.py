@@ -37,6 +37,10 @@ class Cores:
         assert isinstance(answer, Rows), f"{kind.__name__} was not answered by rows"
         return answer
 
+    def tell(self, beamtime: str, kind: type[Any], /, **fields: Any) -> None:
+        """Send a request that nobody waits for. Raises as `Asker.tell`."""
+        self._link(beamtime, kind).tell(kind, **fields)
+
     def _link(self, beamtime: str, kind: type[Any]) -> Asker:
         with self._lock:
             found = self._links.pop(beamtime, None)

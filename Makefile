@@ -4,6 +4,8 @@ SHELL := bash
 
 VENV := .venv
 BIN := $(VENV)/bin
+# The clients of ASAP::O, which only tests run.
+CLIENTS := build/asapo-clients
 ROOMS := asapo producer receiver broker worker_sdk tests benchmarks examples
 CODE = $(wildcard $(ROOMS))
 # Options for pytest, e.g. make test ARGS="tests/unit -k wire"
@@ -27,7 +29,12 @@ $(VENV)/.complete: pyproject.toml requirements/dev.txt scripts/make-venv.sh
 demo: .venv ## Run the whole path on this machine and print the ledger
 	$(BIN)/python examples/demo.py
 
-test: .venv ## Run the test suite (all but the soak tier)
+# Where their wheels cannot be installed, the tests that need them are skipped by name.
+$(CLIENTS)/.complete: requirements/asapo-clients.txt scripts/make-venv.sh
+	@PYTHON=python3.11 scripts/make-venv.sh $(CLIENTS) requirements/asapo-clients.txt --clients || \
+		echo "note: without the clients of ASAP::O their tests are skipped (needs_asapo_clients)" >&2
+
+test: .venv $(CLIENTS)/.complete ## Run the test suite (all but the soak tier)
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: .venv ## Measure; ONLY=path,trains selects
@@ -49,11 +56,13 @@ format: .venv ## Format the code and apply safe fixes
 
 EXTRAS := server codecs hdf5 replay tui bench
 COMPILE = build/lock-venv/bin/uv pip compile --quiet --universal --generate-hashes --no-header --upgrade
+CLIENTS_ARE_FOR = --python-version 3.11 --python-platform x86_64-manylinux_2_28
 
 lock: ## Resolve the dependencies anew and write requirements/*.txt
 	@scripts/make-venv.sh build/lock-venv requirements/lock.txt --tools-only
 	$(COMPILE) pyproject.toml --group dev $(EXTRAS:%=--extra %) --output-file requirements/dev.txt
 	$(COMPILE) --group lock --output-file requirements/lock.txt
+	$(subst --universal,$(CLIENTS_ARE_FOR),$(COMPILE)) --group asapo-clients --output-file requirements/asapo-clients.txt
 
 clean: ## Remove what make and the tools have written
 	rm -rf $(VENV) build dist .benchmarks .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

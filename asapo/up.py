@@ -99,7 +99,7 @@ def receiver_service(config: Config, number: int, broker: str) -> Service:
 
 def http_service(config: Config, broker: str) -> Service:
     """Describe the HTTP front."""
-    settings = {"host": "127.0.0.1", "port": config.broker.http_port, "broker": broker}
+    settings = {"host": "127.0.0.1", "port": config.broker.http_port, "broker": broker, "state_dir": _state(config)}
     return Service(
         "http", ["http", "--log-level", config.log_level], settings,
         pin=lambda ready: {"port": int(str(ready["http"]).rpartition(":")[2])},

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
-# make-venv.sh VENV LOCK [--tools-only]
+# make-venv.sh VENV LOCK [--tools-only | --clients]
 # Create or refresh a virtual environment from a hashed lock, and install the project into it in development mode
-# unless told otherwise. Safe to interrupt and to repeat: VENV/.complete appears last.
+# unless told otherwise: --tools-only leaves it out, --clients does, too, and takes Python 3.11 only.
+# Safe to interrupt and to repeat: VENV/.complete appears last.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -10,7 +11,11 @@ lock=$2
 mode=${3:-}
 
 suits() {
-    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+    if [[ $mode == --clients ]]; then
+        "$1" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' >/dev/null 2>&1
+    else
+        "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1
+    fi
 }
 
 find_python() {
@@ -21,6 +26,10 @@ find_python() {
             return
         fi
     done
+    if [[ $mode == --clients ]]; then
+        echo "error: no Python 3.11 found, which alone the clients of ASAP::O are built for" >&2
+        return 1
+    fi
     echo "error: no Python 3.11 or newer found; install one (scripts/install-system.sh) or name it: make PYTHON=..." >&2
     return 1
 }
@@ -53,7 +62,7 @@ fi
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 rm -f "$venv/.complete"
 "$venv/bin/python" -m pip install --quiet --require-hashes --only-binary :all: -r "$lock"
-if [[ $mode != --tools-only ]]; then
+if [[ -z $mode ]]; then
     "$venv/bin/python" -m pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 fi
 touch "$venv/.complete"

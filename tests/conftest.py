@@ -4,6 +4,7 @@ import importlib.util
 import ipaddress
 import logging
 import os
+import platform
 import shutil
 import signal
 import socket
@@ -21,7 +22,13 @@ import zmq
 LEAVE_WITHIN_S = 2.0
 """How long a test may take, after its fixtures have stopped, to let its threads and processes end."""
 
-ALLOWED_SKIPS = frozenset({"needs_linux"})
+ASAPO_CLIENTS = Path(__file__).parents[1] / "build" / "asapo-clients"
+"""Environment of the clients of ASAP::O, made by `make test`."""
+HAS_ASAPO_CLIENTS_WHEELS = (
+    sys.platform == "linux" and platform.machine() == "x86_64" and shutil.which("python3.11") is not None
+)
+"""Whether there are wheels of the clients of ASAP::O for this machine."""
+ALLOWED_SKIPS = frozenset({"needs_linux"} | ({"needs_asapo_clients"} if not HAS_ASAPO_CLIENTS_WHEELS else set()))
 """Markers of parts that cannot be installed everywhere; a skip for any other reason fails a run that forbids skips."""
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -51,12 +58,21 @@ def _lacks_nats() -> str | None:
     return _lacks_modules("bench", "nats")()
 
 
+def _lacks_asapo_clients() -> str | None:
+    """Tell whether the environment of the clients of ASAP::O is missing."""
+    if ASAPO_CLIENTS.joinpath(".complete").exists():
+        return None
+    reason = "make test could not install them" if HAS_ASAPO_CLIENTS_WHEELS else "no wheels, or no Python 3.11, here"
+    return f"{ASAPO_CLIENTS.relative_to(ASAPO_CLIENTS.parents[1])} is missing ({reason})"
+
+
 def _lacks_linux() -> str | None:
     """Tell whether Linux is missing."""
     return None if sys.platform == "linux" else f"runs on Linux only, not on {sys.platform}"
 
 
 PARTS: dict[str, Callable[[], str | None]] = {
+    "needs_asapo_clients": _lacks_asapo_clients,
     "needs_codecs": _lacks_modules("codecs", "hdf5plugin", "imagecodecs"),
     "needs_hdf5": _lacks_modules("hdf5", "h5py"),
     "needs_linux": _lacks_linux,

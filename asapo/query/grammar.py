@@ -37,6 +37,7 @@ from asapo.query.ast import (
     Number,
     Or,
     Order,
+    Predicate,
     Query,
     Regexp,
     Text,
@@ -102,11 +103,13 @@ def wrong(position: int, found: str, expected: str, next_step: str) -> NoReturn:
     )
 
 
-def _at(token: Token) -> int:
+def at(token: Token) -> int:
+    """Return the character number of a token, from 1."""
     return (token.start_pos or 0) + 1
 
 
-def _shown(token: Token) -> str:
+def shown(token: Token) -> str:
+    """Return a token as an error shows it."""
     return repr(str(token)) if len(token) <= 40 else f"{str(token)[:40]!r}…"
 
 
@@ -121,8 +124,40 @@ class _Part:
     """It stood in parentheses, so a chain around it does not swallow it."""
 
 
+class Dialect:
+    """How the words of a query are read; another language with the same grammar is a subclass."""
+
+    def key(self, token: Token) -> Key:
+        """Turn a NAME into a key."""
+        return read_key(token)
+
+    def value(self, key: Key, token: Token) -> Value:
+        """Turn a literal into the value that `key` can be compared with."""
+        return read_value(key, token)
+
+    def predicate(self, node: Predicate) -> Expr:
+        """Return what is meant by something that is asked of one key."""
+        return node
+
+
+OURS: Final = Dialect()
+
+
 class _Actions:
     """Called by the parser with the parts of each rule; stateless, so one parser serves all threads."""
+
+    def __init__(self, dialect: Dialect) -> None:
+        self._dialect = dialect
+
+    def _part(self, node: Predicate, terms: int = 1) -> _Part:
+        expr = self._dialect.predicate(node)
+        return _Part(expr, terms, depth=1 if isinstance(expr, Not) else 0)
+
+    def _metadata_key(self, token: Token, predicate: str) -> MetaKey:
+        key = self._dialect.key(token)
+        if isinstance(key, Builtin):
+            wrong(at(token), shown(token), f"a metadata key before {predicate}", f"write meta.{key} for metadata")
+        return key
 
     @staticmethod
     def keyword(token: Token) -> Token:
@@ -164,45 +199,45 @@ class _Actions:
 
     def comparison(self, parts: list[Any]) -> _Part:
         name, op, value = parts
-        key = read_key(name)
-        return _Part(Comparison(key, "!=" if op == "<>" else str(op), read_value(key, value)))
+        key = self._dialect.key(name)
+        return self._part(Comparison(key, "!=" if op == "<>" else str(op), self._dialect.value(key, value)))
 
     def in_(self, parts: list[Any]) -> _Part:
         name, negated, values = _split_not(parts)
         if len(values) > MAX_TERMS:
             raise WrongInput(f"query: IN has {len(values)} values, expected at most {MAX_TERMS}; split the query")
-        key = read_key(name)
-        return _Part(In(key, tuple(read_value(key, value) for value in values), negated), len(values))
+        key = self._dialect.key(name)
+        return self._part(In(key, tuple(self._dialect.value(key, value) for value in values), negated), len(values))
 
     def between(self, parts: list[Any]) -> _Part:
         name, negated, (low, high) = _split_not(parts)
-        key = read_key(name)
-        lower = Comparison(key, "<" if negated else ">=", read_value(key, low))
-        upper = Comparison(key, ">" if negated else "<=", read_value(key, high))
+        key = self._dialect.key(name)
+        lower = Comparison(key, "<" if negated else ">=", self._dialect.value(key, low))
+        upper = Comparison(key, ">" if negated else "<=", self._dialect.value(key, high))
         # It is one predicate, so it counts as grouped: a chain around it does not swallow it.
         return _Part(Or((lower, upper)) if negated else And((lower, upper)), 2, grouped=True)
 
     def like(self, parts: list[Any]) -> _Part:
         name, negated, (pattern,) = _split_not(parts)
-        return _Part(Like(_metadata_key(name, "LIKE"), unquote(pattern), negated))
+        return self._part(Like(self._metadata_key(name, "LIKE"), unquote(pattern), negated))
 
     def regexp(self, parts: list[Any]) -> _Part:
         name, negated, (token,) = _split_not(parts)
         try:
-            node = Regexp(_metadata_key(name, "REGEXP"), unquote(token), negated)
+            node = Regexp(self._metadata_key(name, "REGEXP"), unquote(token), negated)
             searcher(node.pattern)
         except WrongInput as error:
             if "position" in error.fields:
                 raise
             reason = error.fields.get("reason", error.message)
-            wrong(_at(token), f"{_shown(token)} ({reason})", "a regular expression of RE2",
+            wrong(at(token), f"{shown(token)} ({reason})", "a regular expression of RE2",
                   "correct the pattern; RE2 knows no back-references and no look-around")  # fmt: skip
-        return _Part(node)
+        return self._part(node)
 
     def is_null(self, parts: list[Any]) -> _Part:
         name, negated, _ = _split_not(parts)
-        node = IsNull(_metadata_key(name, "IS NULL"))
-        return _Part(Not(node) if negated else node, depth=1 if negated else 0)
+        node = IsNull(self._metadata_key(name, "IS NULL"))
+        return _Part(Not(node), depth=1) if negated else self._part(node)
 
     def order(self, parts: list[Any]) -> tuple[str, tuple[Order, ...]]:
         if len(parts) > MAX_ORDER_KEYS:
@@ -212,25 +247,18 @@ class _Actions:
         return "order", tuple(parts)
 
     def order_key(self, parts: list[Any]) -> Order:
-        return Order(read_key(parts[0]), descending=len(parts) > 1 and parts[1].type == "DESC")
+        return Order(self._dialect.key(parts[0]), descending=len(parts) > 1 and parts[1].type == "DESC")
 
     def limit(self, parts: list[Any]) -> tuple[str, int]:
         token = parts[0]
         if not _INTEGER.match(token) or len(token) > 19 or not 0 <= int(token) <= MAX_LIMIT:
-            wrong(_at(token), _shown(token), f"an integer from 0 to {MAX_LIMIT}", "write for example LIMIT 100")
+            wrong(at(token), shown(token), f"an integer from 0 to {MAX_LIMIT}", "write for example LIMIT 100")
         return "limit", int(token)
 
 
 def _split_not(parts: list[Token]) -> tuple[Token, bool, list[Token]]:
     negated = len(parts) > 1 and parts[1].type == "NOT"
     return parts[0], negated, parts[2 if negated else 1 :]
-
-
-def _metadata_key(token: Token, predicate: str) -> MetaKey:
-    key = read_key(token)
-    if isinstance(key, Builtin):
-        wrong(_at(token), _shown(token), f"a metadata key before {predicate}", f"write meta.{key} for metadata")
-    return key
 
 
 def _deeper(depth: int) -> int:
@@ -260,15 +288,15 @@ def read_key(token: Token) -> Key:
         try:
             return MetaKey(path)
         except WrongInput as error:
-            wrong(_at(token), _shown(token), error.message, "shorten the key")
+            wrong(at(token), shown(token), error.message, "shorten the key")
     name = parts[0]
     if name in BUILTINS:
         return Builtin(name)
     if name.startswith("_"):
-        wrong(_at(token), _shown(token), f"a built-in key ({', '.join(sorted(BUILTINS))}) or a metadata key",
+        wrong(at(token), shown(token), f"a built-in key ({', '.join(sorted(BUILTINS))}) or a metadata key",
               f"write meta.{token} for a metadata key of this name")  # fmt: skip
     if name == "meta":
-        wrong(_at(token), "'meta' alone", "a key in the metadata", "write meta.KEY, or meta.meta for a key called meta")
+        wrong(at(token), "'meta' alone", "a key in the metadata", "write meta.KEY, or meta.meta for a key called meta")
     return MetaKey((name,))
 
 
@@ -285,8 +313,8 @@ def read_value(key: Key, token: Token) -> Value:
         value = Boolean(token.type == "TRUE")
     if isinstance(key, Builtin) and not isinstance(value, Number | Instant):
         wrong(
-            _at(token),
-            _shown(token),
+            at(token),
+            shown(token),
             f"a number, as {key} is one",
             f"write it without quotes, or meta.{key} for metadata",
         )
@@ -300,12 +328,12 @@ def unquote(token: Token) -> str:
 
 def _number(token: Token) -> Number:
     if len(token) > MAX_NUMBER_CHARS:
-        wrong(_at(token), _shown(token), f"a number of at most {MAX_NUMBER_CHARS} characters", "shorten it")
+        wrong(at(token), shown(token), f"a number of at most {MAX_NUMBER_CHARS} characters", "shorten it")
     if _INTEGER.match(token):
         return Number(int(token))
     value = float(token)
     if value in (float("inf"), float("-inf")):
-        wrong(_at(token), _shown(token), "a number that a double can hold", "use a smaller exponent")
+        wrong(at(token), shown(token), "a number that a double can hold", "use a smaller exponent")
     return Number(value)
 
 
@@ -320,7 +348,7 @@ def _time(token: Token) -> Instant:
     elif token.type == "STRING":
         ns = iso_ns(unquote(token))
     if ns is None or not -(2**63) <= ns < 2**63:
-        wrong(_at(token), _shown(token), f"{expected} between the years 1678 and 2262", step)
+        wrong(at(token), shown(token), f"{expected} between the years 1678 and 2262", step)
     return Instant(ns)
 
 
@@ -343,8 +371,8 @@ def iso_ns(text: str) -> int | None:
 
 
 @functools.cache
-def parser() -> Lark:
-    """Return the one parser of the process; building it takes some 10 ms, so it is done at the first query."""
+def parser(dialect: Dialect = OURS) -> Lark:
+    """Return the one parser of a dialect; building it takes some 10 ms, so it is done at the first query."""
     try:
         import lark
     except ImportError as exc:
@@ -354,7 +382,7 @@ def parser() -> Lark:
         GRAMMAR,
         parser="lalr",
         lexer="basic",
-        transformer=_Actions(),
+        transformer=_Actions(dialect),
         lexer_callbacks=callbacks,
         maybe_placeholders=False,
     )

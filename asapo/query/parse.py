@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 
 from asapo.errors import WrongInput
 from asapo.query.ast import KEYWORDS, Query
-from asapo.query.grammar import parser, wrong
+from asapo.query.grammar import OURS, Dialect, parser, wrong
 
 if TYPE_CHECKING:
     from lark import Token
@@ -29,13 +29,15 @@ _NAMES: Final = {
 }
 
 
-def parse(text: str) -> Query:
+def parse(text: str, dialect: Dialect = OURS) -> Query:
     """Read a query such as ``score > 0.5 AND sample.name = 'lysozyme' ORDER BY score DESC LIMIT 100``.
 
     Parameters
     ----------
     text : str
         Condition, ORDER BY and LIMIT, each optional; empty text selects every message by ascending id.
+    dialect : Dialect
+        How keys and values are read, and what is meant by a predicate; ours if not given.
 
     Raises
     ------
@@ -47,7 +49,7 @@ def parse(text: str) -> Query:
     "Score > 0.5 AND NOT `odd key`.x != 'it''s'"
     """
     _check_text(text)
-    built = parser()  # says so when lark is not installed: only the extra `server` has it
+    built = parser(dialect)  # says so when lark is not installed: only the extra `server` has it
     import lark
 
     try:

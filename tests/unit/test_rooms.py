@@ -138,7 +138,7 @@ def test_every_extra_the_front_door_advises_exists() -> None:
     assert set(asapo._EXTRAS.values()) <= set(extras)
 
 
-@pytest.mark.parametrize("lock", ["dev.txt", "lock.txt"])
+@pytest.mark.parametrize("lock", ["asapo-clients.txt", "dev.txt", "lock.txt"])
 def test_the_locks_carry_hashes_and_no_addresses(lock: str) -> None:
     text = (ROOT / "requirements" / lock).read_text(encoding="utf-8")
     requirements = [block for block in text.split("\n") if "==" in block and not block.startswith((" ", "#"))]

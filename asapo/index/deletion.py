@@ -30,6 +30,8 @@ NAMED: Final = (
 """Names by number, those of deleted streams among them: a message may say that it was made of one of theirs."""
 CHUNK_ROWS: Final = 4096
 """Rows in one transaction of the cleaning, for some 10 ms each: that long a commit of a receiver waits."""
+PAUSE_S: Final = 0.002
+"""Between two transactions, so that writers in other processes get their turn."""
 _COLUMNS: Final = "SELECT no, source, stream, folders, moved FROM deletion"
 _OF_STREAM: Final = "source = ? AND stream = ? AND path NOT LIKE 'memory:%'"
 """The memory of a receiver is registered once, with whichever stream came first, and serves all."""
@@ -84,7 +86,7 @@ class SqliteDeletions:
         """Forget a deleted stream's segments and have its files moved, while nobody commits; once for each deletion."""
         select = f"{_COLUMNS} WHERE no = ? AND moved = 0"
         for row in self._database.read(select, (no,)):
-            self._forget_segments(_deletion(self.beamtime, row).ref)
+            self._forget_segments(no, _deletion(self.beamtime, row).ref)
         with self._writing() as connection:
             rows = connection.execute(select, (no,)).fetchall()
             if not rows:
@@ -95,13 +97,16 @@ class SqliteDeletions:
             connection.execute("UPDATE deletion SET moved = 1 WHERE no = ?", (no,))
             failpoint("delete.after-move")
 
-    def _forget_segments(self, ref: StreamRef) -> None:
+    def _forget_segments(self, no: int, ref: StreamRef) -> None:
         """Remove most entries of a stream with very many files, in short transactions; a few are left for the last."""
         names, last = (ref.source, ref.stream), 0
         select = f"SELECT no FROM segment WHERE no > ? AND {_OF_STREAM} ORDER BY no LIMIT {CHUNK_ROWS}"
         while len(found := self._database.read(select, (last, *names))) == CHUNK_ROWS:
             first, last = last, found[-1][0]
+            time.sleep(PAUSE_S)
             with self._database.writing() as connection:
+                if not connection.execute("SELECT 1 FROM deletion WHERE no = ? AND moved = 0", (no,)).fetchall():
+                    return  # somebody else was quicker: those of this name may be a new stream's
                 some = f"DELETE FROM segment WHERE no > ? AND no <= ? AND {_OF_STREAM}"
                 connection.execute(some, (first, last, *names))
 
@@ -112,6 +117,7 @@ class SqliteDeletions:
             places = {"no": stream_no, "low": low, "high": low | SEQ_MASK, "n": CHUNK_ROWS}
             for statement in _ROWS:
                 while not stopped():
+                    time.sleep(PAUSE_S)
                     with self._database.writing() as connection:
                         if connection.execute(statement, places).rowcount < CHUNK_ROWS:
                             break

@@ -77,8 +77,10 @@ def build(database: Database, stream_no: int, stopped: Callable[[], bool]) -> bo
         if stream_no not in waiting(connection):
             return False
         names = wanted(connection)
-        ((head_seq,),) = connection.execute("SELECT head_seq FROM stream WHERE no = ?", (stream_no,)).fetchall()
-    work = _Work(database, Span(stream_no, head_seq), names, stopped)
+        heads = connection.execute("SELECT head_seq FROM stream WHERE no = ?", (stream_no,)).fetchall()
+    if not heads:
+        return False  # deleted meanwhile
+    work = _Work(database, Span(stream_no, heads[0][0]), names, stopped)
     try:
         work.begin()
         work.by_id()

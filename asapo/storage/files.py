@@ -73,6 +73,14 @@ def _after(buffers: Sequence[Buffer], skip: int) -> list[memoryview]:
     return rest
 
 
+def is_removed(fd: int) -> bool:
+    """Tell whether an open file has no name any more; a file system of the network may not know it then at all."""
+    try:
+        return not os.fstat(fd).st_nlink
+    except OSError:
+        return True
+
+
 class FileOps:
     """File operations that either do all they were asked to do or raise `StorageError`.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import logging
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from typing import Final
 
 from asapo.errors import LocalProtocolError, StorageError
-from asapo.storage.files import Buffer, FileOps, OpenFile, free_bytes, size_of
+from asapo.storage.files import Buffer, FileOps, OpenFile, free_bytes, is_removed, size_of
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +121,7 @@ class SegmentWriter:
     @property
     def is_removed(self) -> bool:
         """Whether the file has no name any more."""
-        return self._file.fd >= 0 and not os.fstat(self._file.fd).st_nlink
+        return self._file.fd >= 0 and is_removed(self._file.fd)
 
     @property
     def ahead_bytes(self) -> int:

@@ -109,12 +109,21 @@ class Heards:
     def add(self, peer: bytes, descriptor: int) -> None:
         """Take note of a peer whose first message came. The thread that receives."""
         if len(self.peers) >= MOST_PEERS:
-            self.peers.clear()  # they are introduced again, which does no harm
-        heard = self.peers[peer] = Heard(descriptor, inode_of(descriptor))
-        if (received := self._received(descriptor)) is not None:
-            heard.seen, heard.received = heard.whole, received
+            self.peers = {one: heard for one, heard in self.peers.items() if inode_of(heard.descriptor) == heard.inode}
+            if len(self.peers) >= MOST_PEERS:
+                self.peers.clear()  # they are introduced again, which does no harm
+        inode = inode_of(descriptor)
         with self._lock:
-            self._by_descriptor[descriptor] = heard
+            heard = self._by_descriptor.get(descriptor)
+            if heard is not None and heard.inode == inode:
+                heard.whole += 1  # known before, or by whom had the descriptor since
+            else:
+                heard = Heard(descriptor, inode)
+                if (received := self._received(descriptor)) is not None:
+                    heard.seen, heard.received = heard.whole, received
+                if inode:
+                    self._by_descriptor[descriptor] = heard
+        self.peers[peer] = heard
 
     def received_from(self, peer: bytes) -> int:
         """Return the bytes that came from a peer in all; 0 where nobody counts them. The thread that receives."""
@@ -137,6 +146,7 @@ class Heards:
         one that was last heard of longest ago, when memory says that there is one. Honest clients say something every
         second, unless a long message of theirs is under way.
         """
+        drained = self.drained  # before the counts: what is drained behind them proves nothing
         with self._lock:
             heards = list(self._by_descriptor.values())
         total = sum([heard.whole for heard in heards])
@@ -153,18 +163,19 @@ class Heards:
                 heard.seen, heard.received, heard.resident = heard.whole, received or 0, resident
                 heard.heard_s, heard.mark = now_s, None
             if received is None:
-                if self._proved(heard, resident - heard.resident > hidden, total, len(heards)):
+                if self._proved(heard, resident - heard.resident > hidden, drained, total, len(heards)):
                     unseen.append(heard)
                 continue
             came = received - heard.received
             self.large |= came > SLACK_BYTES
-            if self._proved(heard, came > self._most, total, len(heards)):
+            if self._proved(heard, came > self._most, drained, total, len(heards)):
                 found.append(heard)
         found += sorted(unseen, key=lambda heard: heard.heard_s)[:1]
         self.suspects = any(heard.mark is not None for heard in heards)
         return found
 
-    def _proved(self, heard: Heard, suspected: bool, total: int, n: int) -> bool:
+    @staticmethod
+    def _proved(heard: Heard, suspected: bool, drained: int, total: int, n: int) -> bool:
         """Say whether a suspicion holds although the receiving thread has taken all that was whole since it arose.
 
         It has when nothing was waiting, or when so much was taken that each connection had its turn.
@@ -172,7 +183,7 @@ class Heards:
         if not suspected:
             heard.mark = None
         elif heard.mark is None:
-            heard.mark = (self.drained, total)
+            heard.mark = (drained, total)
         else:
-            return self.drained > heard.mark[0] or total - heard.mark[1] > 2 * n
+            return drained > heard.mark[0] or total - heard.mark[1] > 2 * n
         return False

@@ -13,6 +13,7 @@ from typing import Any, Final
 from asapo.errors import AsapoError, LinkLost, RemoteProtocolError, WrongInput, to_wire
 from asapo.hostinfo import check_memory
 from asapo.index.asked import QueryLimits
+from asapo.models import StreamRef
 from asapo.transport import Message, Waiter, Wakeup, listen
 from asapo.wire.codec import decode, encode
 from asapo.wire.events import (
@@ -127,7 +128,8 @@ class Core:
             reply=self._reply,
             forget=self._delivery.forget,
             load=self._loader.submit,
-            serve=lambda peer, event: self._serve_group(peer, event, time.monotonic()),
+            let_go=self._let_go,
+            serve=self._serve_held,
         )
 
     # -- life ---------------------------------------------------------------------------------------------------
@@ -278,6 +280,17 @@ class Core:
                 self._delivery.request(peer.session, event, now_s)
         except AsapoError as exc:
             self._fail(peer, event, exc)
+
+    def _serve_held(self, peer: Peer, event: GroupRequest) -> None:
+        """Serve what was held back, unless its session ended meanwhile."""
+        session = peer.session
+        if session is not None and self._sessions.by_key.get((session.beamtime, session.key)) is session:
+            self._serve_group(peer, event, time.monotonic())
+
+    def _let_go(self, ref: StreamRef) -> None:
+        """Let go of a stream that may be deleted, and may be not: what its groups have done counts then."""
+        self._store.save(self._delivery.changes())
+        self._delivery.forget(ref)
 
     def _leave(self, peer: Peer, event: Bye, now_s: float) -> None:
         self._sessions.forget(peer.identity)

@@ -184,9 +184,10 @@ class Loader:
     def _find(self, index: MetadataIndex, feeds: list[Feed]) -> None:
         for feed in feeds:
             if feed.no is None:
-                feed.no = index.stream_no(feed.ref)
-                if feed.no is not None:
+                no = index.stream_no(feed.ref)
+                if no is not None:
                     feed.begun_anew = self._forget_groups(feed.ref)
+                    feed.no = no  # last: what raised above is tried again
 
     def _forget_groups(self, ref: StreamRef) -> bool:
         """Forget what is stored of the groups of a stream's deleted namesake; True when there was one."""

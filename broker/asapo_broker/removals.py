@@ -54,7 +54,9 @@ class Removals:
     reply : callable
         Sends an encoded answer to a session.
     forget : callable
-        Lets go of a stream in memory.
+        Lets go of a stream in memory that was deleted.
+    let_go : callable
+        The same, of one that may have been.
     load : callable
         Takes a job for the loader.
     serve : callable
@@ -68,6 +70,7 @@ class Removals:
         send: Callable[[bytes, bytes], bool],
         reply: Callable[[Session, bytes], None],
         forget: Callable[[StreamRef], None],
+        let_go: Callable[[StreamRef], None],
         load: Callable[[ForgetGroups], None],
         serve: Callable[[Peer, GroupRequest], None],
     ) -> None:
@@ -75,6 +78,7 @@ class Removals:
         self._send = send
         self._reply = reply
         self._forget = forget
+        self._let_go = let_go
         self._load = load
         self._serve = serve
         self._numbers = itertools.count(1)
@@ -144,10 +148,11 @@ class Removals:
         if isinstance(event, Failed) and event.error.get("code") in NOTHING_DONE:
             self._answer(removal, Failed(removal.event.request, event.error))
             return
-        self._forget(removal.ref)
         if isinstance(event, Failed):
+            self._let_go(removal.ref)
             self._answer(removal, Failed(removal.event.request, event.error))
         else:
+            self._forget(removal.ref)
             self._forgetting.add(removal)
             self._load(ForgetGroups(removal.ref, removal))
 
@@ -173,7 +178,7 @@ class Removals:
                 )
             if error is not None:
                 self._give_up(number)
-                self._forget(removal.ref)
+                self._let_go(removal.ref)
                 self._answer(removal, Failed(removal.event.request, to_wire(error)))
 
     def _give_up(self, number: int) -> None:

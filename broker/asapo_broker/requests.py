@@ -119,7 +119,9 @@ class RequestPool:
         if isinstance(request, Describe):
             info = info_map(index.stream_info(ref))
             keys = {"declared_keys": index.declared_keys(), "sorted_keys": index.sorted_keys()}
-            return Done(request.request, {**info, "number": index.stream_no(ref), **keys})
+            return Done(
+                request.request, {**info, "number": index.stream_no(ref), **keys, "deleted": _deleted(index, ref)}
+            )
         no = index.stream_no(ref)
         if no is None:
             index.stream_info(ref)  # raises UnknownStream, with its text
@@ -196,3 +198,8 @@ class RequestPool:
         tables = self._indexes.tables(beamtime)
         tables.learn(index, rows)
         return tables.answer(request, rows, self._registry, **extra)
+
+
+def _deleted(index: MetadataIndex, ref: StreamRef) -> int:
+    """Return the number of the last deletion of a stream of this name; 0 when there was none."""
+    return max((one.no for one in index.deletions() if one.ref == ref), default=0) if index.last_deletion() else 0

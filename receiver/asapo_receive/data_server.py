@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import threading
@@ -27,7 +28,7 @@ from asapo.errors import (
 from asapo.index import IndexDirectory
 from asapo.metrics import Counters
 from asapo.models import Row, StreamRef
-from asapo.storage.files import default_files
+from asapo.storage.files import default_files, is_removed
 from asapo.storage.layout import is_segment
 from asapo.storage.message_files import open_message_file
 from asapo.transport import Message, Server, Waiter, Wakeup
@@ -196,7 +197,10 @@ class DataServer:
     def _path(self, beamtime: str, segment: int) -> str:
         path = self._paths.get((beamtime, segment))
         if path is None:
-            path = self._directory.open(beamtime).segments([segment])[segment].path
+            info = self._directory.open(beamtime).segments([segment]).get(segment)
+            if info is None:
+                raise StorageError(f"segment {segment} is gone: its stream was deleted; ask for the message again")
+            path = info.path
             if not Path(path).resolve().is_relative_to(self._root.resolve()):
                 raise AccessError(f"segment {segment} does not lie on the tier of receiver {self._receiver_id}")
             if len(self._paths) >= MAX_PATHS:
@@ -210,8 +214,10 @@ class DataServer:
             return
         self._look_s = now_s + LOOK_S
         for key, file in list(self._files.items()):
-            if not os.fstat(file).st_nlink:
-                os.close(self._files.pop(key))
+            if is_removed(file):
+                del self._files[key]
+                with contextlib.suppress(OSError):
+                    os.close(file)
 
     def _file(self, beamtime: str, segment: int, path: str) -> int:
         key = (beamtime, segment)

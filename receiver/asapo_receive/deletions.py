@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import queue
-import threading
 from collections.abc import Callable
 from pathlib import Path
 
-from asapo.errors import AsapoError, StorageError, UnknownStream, to_wire
+from asapo.errors import AsapoError, IndexUnavailable, StorageError, UnknownStream, to_wire
 from asapo.failpoints import failpoint
 from asapo.index import IndexDirectory, MetadataIndex
 from asapo.index.deletion import move_files
@@ -43,7 +42,6 @@ class Deletions:
         self._inbox: queue.SimpleQueue[RemoveStream | None] = queue.SimpleQueue()
         self._finished: dict[str, int] = {}
         """Beamtime to a deletion up to which all are finished."""
-        self._stopping = threading.Event()
         self.submit = self._inbox.put
         """Take a request. Any thread."""
 
@@ -53,7 +51,12 @@ class Deletions:
         """Finish what this or another receiver began; return the streams whose files are still in the way."""
         stuck: set[StreamRef] = set()
         for beamtime in self._directory.beamtimes():
-            stuck |= {one.ref for one in self._finish(self._directory.open(beamtime))}
+            index = self._directory.open(beamtime)
+            try:
+                stuck |= {one.ref for one in self._finish(index)}
+            except IndexUnavailable as exc:
+                log.warning("deletions of streams of beamtime %s are finished later: %s", beamtime, exc)
+                stuck |= {one.ref for one in index.deletions() if not one.moved}
         return stuck
 
     def begun(self, ref: StreamRef) -> int:
@@ -72,7 +75,7 @@ class Deletions:
             if index is None:
                 return 0
             last = index.last_deletion()
-            waiting = self._finish(index) if last != self._finished.get(ref.beamtime, 0) else []
+            waiting = self._finish(index, ref) if last != self._finished.get(ref.beamtime, 0) else []
         except AsapoError as exc:
             log.warning("deletions of streams of beamtime %s are not known now: %s", ref.beamtime, exc)
             return 0
@@ -85,24 +88,32 @@ class Deletions:
         index = self._directory.find(segment.ref.beamtime)
         return index is not None and any(one.ref == segment.ref for one in index.deletions(segment.begun))
 
-    def _finish(self, index: MetadataIndex) -> list[Deletion]:
-        """Have the files of deleted streams moved; return the deletions for which that failed."""
+    def _finish(self, index: MetadataIndex, only: StreamRef | None = None) -> list[Deletion]:
+        """Have the files of deleted streams (`only`: of this name) moved; return the deletions for which that failed.
+
+        Raises
+        ------
+        IndexUnavailable
+            If the index does not answer: then nothing is known.
+        """
         found = index.deletions(self._finished.get(index.beamtime, 0))
+        unmoved = [one for one in found if not one.moved]
+        asked = [one for one in unmoved if only in (None, one.ref)]
         waiting = []
-        for one in found:
-            if not one.moved:
-                try:
-                    index.finish_deletion(one.no, move_files)
-                except StorageError as exc:
-                    log.warning("the files of the deleted stream %s stay where they are: %s", one.ref, exc)
-                    waiting.append(one)
-        if found and not waiting:
+        for one in asked:
+            try:
+                index.finish_deletion(one.no, move_files)
+            except IndexUnavailable:
+                raise
+            except StorageError as exc:
+                log.warning("the files of the deleted stream %s stay where they are: %s", one.ref, exc)
+                waiting.append(one)
+        if found and not waiting and len(asked) == len(unmoved):
             self._finished[index.beamtime] = found[-1].no
         return waiting
 
     def stop(self) -> None:
         """End `run` after what it is at. Any thread."""
-        self._stopping.set()
         self._inbox.put(None)
 
     # -- its own thread ---------------------------------------------------------------------------------------------
@@ -142,11 +153,11 @@ class Deletions:
             )
 
     def _clean(self) -> None:
-        """Remove files and rows that nobody sees any more."""
+        """Remove files and rows that nobody sees any more, until there is something else to do."""
         try:
             remove_moved(self._root)
             for beamtime in self._directory.beamtimes():
-                self._directory.open(beamtime).clean_deleted(self._stopping.is_set)
+                self._directory.open(beamtime).clean_deleted(lambda: not self._inbox.empty())
         except AsapoError as exc:
             log.warning("rows of deleted streams stay for now: %s", exc)
         except Exception:

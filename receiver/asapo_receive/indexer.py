@@ -293,12 +293,20 @@ class Indexer:
         self._serve(item)
         self._served = self._taken
 
+    def _close(self, item: Closing) -> None:
+        try:
+            self._patiently(lambda: self._directory.open(item.beamtime).close_segment(item.index_no))
+        except (AsapoError, MemoryError) as exc:
+            log.warning(
+                "segment %d of %s stays open; the next start looks at it: %s", item.index_no, item.beamtime, exc
+            )
+
     def _serve(self, item: Request | SegmentHandle | Closing) -> None:
         if isinstance(item, SegmentHandle):
             self._segment_is_full(item)
             return
         if isinstance(item, Closing):
-            self._patiently(lambda: self._directory.open(item.beamtime).close_segment(item.index_no))
+            self._close(item)
             return
         if item.error is None:
             try:

@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 BURST: Final = 64
 """Messages taken from one socket before acks get their turn."""
+SIGNS_BYTES: Final = 1024
+"""More than ZeroMQ itself says between two looks."""
 HAND_OVER_BYTES: Final = 256 * 1024
 """Small units are handed over by the burst, since waking a thread costs as much as a unit; large ones at once."""
 MIN_WINDOW_BYTES: Final = 8 * 1024 * 1024
@@ -257,14 +259,14 @@ class Network:
         timeout_s = self._settings.session_timeout_s
         for key, peer in list(self._peers.items()):
             alive = self._servers[key[0]].send(key[1], beat)
-            quiet = now_s - peer.heard_s > timeout_s
-            if not alive or (quiet and not self._comes(key, peer)):
+            heard_s = self._heard_s(key, peer, now_s)
+            if not alive or now_s - heard_s > timeout_s:
                 log.info("producer link %s is gone", peer.hello.name or peer.identity.hex())
                 if alive:  # the network may only have held everything: who hears this makes a new link
                     silent = LinkLost(f"the receiver heard nothing on this link for {timeout_s:g} s")
                     self._servers[key[0]].send(key[1], encode(Goodbye(to_wire(silent))))
                 self._forget(key)
-            elif quiet or peer.heard_s > peer.kept_alive_s:
+            elif heard_s > peer.kept_alive_s:
                 # Whatever it said, its session lives, also on streams that it sends nothing to now.
                 peer.kept_alive_s = now_s
                 self._beat(peer.hello.beamtime, peer.hello.source, peer.hello.session, {})
@@ -274,10 +276,12 @@ class Network:
         self._counters.set("asapo_receiver_in_flight_bytes", in_flight)
         self._counters.set("asapo_receiver_handshakes_refused", sum(server.refused() for server in self._servers))
 
-    def _comes(self, key: tuple[int, bytes], peer: Peer) -> bool:
-        """Tell whether bytes came since the last look: of a long message, behind which signs of life wait."""
+    def _heard_s(self, key: tuple[int, bytes], peer: Peer, now_s: float) -> float:
+        """Return when a peer was heard last, be it that a part of a long message came."""
         before, peer.received_bytes = peer.received_bytes, self._servers[key[0]].received_bytes(key[1])
-        return peer.received_bytes > before
+        if before and peer.received_bytes - before > SIGNS_BYTES:
+            peer.came_s = now_s
+        return max(peer.heard_s, peer.came_s)
 
     def _forget(self, key: tuple[int, bytes]) -> None:
         del self._peers[key]

@@ -50,7 +50,9 @@ class Peer:
     heard_s: float
     """When it last said anything, on the monotonic clock."""
     received_bytes: int = 0
-    """What had come of it when it was found quiet last."""
+    """What had come of it at the last look."""
+    came_s: float = 0.0
+    """When bytes of a long message came last, behind which signs of life wait."""
     kept_alive_s: float = 0.0
     """When the index was last told that the session lives."""
     state: State = State.OPEN

@@ -48,6 +48,8 @@ class _Account:
     due_s: float = 0.0
     """When it may be measured again."""
     measured: bool = False
+    measuring: bool = False
+    """Somebody measures it for the first time now."""
     refused_s: float = float("-inf")
 
     @property
@@ -81,6 +83,7 @@ class Quotas:
         self._accounts: dict[str, _Account] = {}
         self._lock = threading.Lock()
         self._bell = threading.Event()
+        self._new = threading.Event()
         self._stopping = False
 
     def ready(self, beamtime: str) -> bool:
@@ -89,7 +92,7 @@ class Quotas:
         if account is None:
             with self._lock:
                 self._accounts[beamtime] = _Account(beamtime)
-            self._bell.set()
+            self._new.set()
             return False
         return account.measured
 
@@ -118,28 +121,47 @@ class Quotas:
         )
 
     def run(self) -> None:
-        """Measure what is due until `stop`."""
+        """Measure what is due until `stop`; new beamtimes do not wait for the others, on a thread of their own."""
+        new = threading.Thread(
+            target=self._repeat, args=(self._new, self.look_at_new), name="asapo-quotas-new", daemon=True
+        )
+        new.start()
+        self._repeat(self._bell, self.look)
+        new.join()
+
+    def _repeat(self, bell: threading.Event, look: Callable[[], None]) -> None:
         while not self._stopping:
-            self._bell.wait(LOOK_S)
-            self._bell.clear()
-            self.look()
+            bell.wait(LOOK_S)
+            bell.clear()
+            look()
 
     def stop(self) -> None:
         """End `run`. Any thread."""
         self._stopping = True
         self._bell.set()
+        self._new.set()
 
     def look(self) -> None:
         """Measure the folders that are due, and tell the counters of all that are in use."""
+        self.look_at_new()
         with self._lock:
-            accounts = list(self._accounts.values())
+            accounts = [account for account in self._accounts.values() if account.measured]
         for account in accounts:
             now_s = time.monotonic()
             wanted = account.counted > account.seen or now_s - account.refused_s < REFUSED_S
-            if not account.measured or (wanted and now_s >= account.due_s):
+            if wanted and now_s >= account.due_s:
                 self._look_at(account, now_s)
             self._counters.set("asapo_receiver_beamtime_bytes", account.used, beamtime=account.name)
             self._counters.set("asapo_receiver_beamtime_limit_bytes", self._limit, beamtime=account.name)
+
+    def look_at_new(self) -> None:
+        """Measure folders that were not measured yet: the first frames of these beamtimes wait for it."""
+        with self._lock:
+            accounts = [account for account in self._accounts.values() if not (account.measured or account.measuring)]
+            for account in accounts:
+                account.measuring = True
+        for account in accounts:
+            self._look_at(account, time.monotonic())
 
     def _look_at(self, account: _Account, began_s: float) -> None:
         counted = account.counted

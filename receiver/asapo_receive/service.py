@@ -69,7 +69,7 @@ class Receiver:
         self._servers = [
             listen(url, max_part_bytes=settings.max_unit_bytes, other_bytes=other_bytes) for url in settings.listen
         ]
-        self._data = listen(settings.data_listen, max_part_bytes=MAX_HEADER_BYTES)
+        self._data = listen(settings.data_listen, max_part_bytes=MAX_HEADER_BYTES, other_bytes=other_bytes)
         self.addresses = [server.address for server in self._servers]
         self.data_address = self._data.address
         self._build(todo)

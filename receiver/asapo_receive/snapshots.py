@@ -87,7 +87,7 @@ class Snapshots:
         for beamtime in self._directory.beamtimes():
             try:
                 found += self._directory.open(beamtime).unsorted()
-            except AsapoError as exc:
+            except (AsapoError, MemoryError) as exc:
                 log.warning("finished streams of beamtime %s are not sorted: %s", beamtime, exc)
         random.shuffle(found)
         return found
@@ -103,6 +103,8 @@ class Snapshots:
                 log.info("declared keys of %s are sorted", ref)
         except AsapoError as exc:
             log.warning("declared keys of %s are not sorted: %s", ref, exc)
+        except Exception:
+            log.exception("declared keys of %s are not sorted after an unexpected error", ref)
 
     def _try(self, ref: StreamRef) -> None:
         folder = stream_dir(self._root, ref)

@@ -59,6 +59,8 @@ class Writer:
         self._stored = stored
         self._counters = counters
         self._inbox: queue.SimpleQueue[Sequence[Item] | None] = queue.SimpleQueue()
+        self._held = False
+        """Whether what waits may not be stored yet."""
         self._quotas = quotas
         self._turns = Turns(beamtime_bytes_per_s, ready=quotas.ready if quotas else None)
         self._idle_check_due_s = 0.0
@@ -69,7 +71,7 @@ class Writer:
 
     def is_behind(self) -> bool:
         """Say whether more waits to be stored. Any thread."""
-        return bool(self._turns) or not self._inbox.empty()
+        return (bool(self._turns) and not self._held) or not self._inbox.empty()
 
     def closed(self, segment: SegmentHandle) -> None:
         """Take note that the store closed a segment; it is told behind the units that lie in it. Writer thread."""
@@ -101,6 +103,7 @@ class Writer:
     def _listen(self, now_s: float) -> None:
         """Queue all that came in; wait for something when nothing can be stored now."""
         wait_s = min(IDLE_CHECK_S, self._turns.next_s(now_s))
+        self._held = wait_s > 0
         try:
             items = self._inbox.get(wait_s > 0, wait_s) if not self._ending else None
             while items is not None:

@@ -65,7 +65,7 @@ def delete(consumer: Consumer) -> None:
 
 
 @pytest.mark.parametrize("place", RECEIVER_PLACES)
-@pytest.mark.parametrize("revived", ["receiver", "reindex"])
+@pytest.mark.parametrize("revived", ["receiver", pytest.param("reindex", marks=pytest.mark.soak)])
 def test_a_receiver_that_dies_while_it_deletes_leaves_all_or_nothing(
     services: LocalServices, place: str, revived: str
 ) -> None:

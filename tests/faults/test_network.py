@@ -61,12 +61,12 @@ def proxied(folder: Path, **options: Any) -> Iterator[Proxied]:
 
 def test_a_frame_that_takes_longer_than_a_session_may_be_silent_is_sent_once(tmp_path: Path) -> None:
     with (
-        proxied(tmp_path, session_timeout_s=1.0) as found,
+        proxied(tmp_path, session_timeout_s=2.5) as found,
         found.producer() as producer,
         consumer_of(found.services) as consumer,
     ):
         producer.send(b"first", id=1).result(PATIENCE_S)
-        found.ingest.slow_down(Way.UP, 2e6)
+        found.ingest.slow_down(Way.UP, 1.5e6)
         frame = random.Random(1).randbytes(10_000_000)
         producer.send(frame, id=2).result(PATIENCE_S)
         assert found.ingest.n_connections == 1

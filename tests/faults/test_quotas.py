@@ -84,6 +84,7 @@ def test_a_higher_limit_lets_a_waiting_producer_go_on(tmp_path: Path) -> None:
         assert ledger.check_all(services) == list(range(1, 20))
 
 
+@pytest.mark.soak
 def test_several_receivers_keep_to_the_limit_of_one_folder(tmp_path: Path) -> None:
     ledger = Ledger("shared", sizes=(UNIT,))
     with (

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from typing import Final
 
 from asapo_work.link import Channel
 from asapo_work.overtime import Overtime
+
+logger = logging.getLogger(__name__)
 
 FIRST_S: Final = 1.0
 """Interval until the server has said what it wants."""
@@ -57,7 +60,14 @@ class KeepAlive:
         while not self._stopped.wait(self._interval_s()):
             self._channel.beat()
             for overtime in self._watched:
-                overtime.look()
+                self._look_at(overtime)
+
+    @staticmethod
+    def _look_at(overtime: Overtime) -> None:
+        try:
+            overtime.look()
+        except Exception:  # the session lives by this thread
+            logger.exception("messages that user code hangs on could not be given up")
 
     def _interval_s(self) -> float:
         return max(SHORTEST_S, min(self._channel.heartbeat_s or FIRST_S, self._lease_s / 3))

@@ -37,7 +37,7 @@ class Overtime:
         self.limit_s = limit_s
         self._clock = clock
         self._give_up = give_up
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # the garbage collector may end a loop in the middle of a look
         self._since_s = math.inf
         self._thread = 0
 

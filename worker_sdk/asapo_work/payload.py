@@ -56,9 +56,11 @@ class _Place(NamedTuple):
 class _Large:
     """A payload that comes in pieces."""
 
-    __slots__ = ("done", "room")
+    __slots__ = ("deadline_s", "done", "room")
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, timeout_s: float) -> None:
+        self.deadline_s = time.monotonic() + timeout_s
+        """When the next piece must be there."""
         self.room = memoryview(mmap.mmap(-1, size))
         self.done = 0
         """Bytes that are there."""
@@ -177,7 +179,7 @@ class MessagePayloads:
         A broker that was just started knows no receiver before they register, and one that died may be replaced.
         """
         what = f"{batch.source}/{batch.stream} message {row[0]}: {segment.path or 'its memory'}"
-        large = _Large(row[6]) if row[6] > PIECE_BYTES else None
+        large = _Large(row[6], self._timeout_s) if row[6] > PIECE_BYTES else None
         deadline_s = time.monotonic() + self._timeout_s
         while self._access != "map":
             left_s = deadline_s - time.monotonic()
@@ -212,9 +214,10 @@ class MessagePayloads:
         """Fetch the pieces that are missing; False as soon as nobody is there who could give one."""
         while length := large.piece_bytes:
             call = channel.begin(Fetch, {**_names(batch, row), "offset": large.done, "length": length})
-            if not self._answered(channel, call, time.monotonic() + self._timeout_s):
+            if not self._answered(channel, call, large.deadline_s):
                 return False
             large.add(self._content(what, path, channel, call, row, length))
+            large.deadline_s = time.monotonic() + self._timeout_s
         return True
 
     @staticmethod

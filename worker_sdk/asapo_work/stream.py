@@ -162,6 +162,7 @@ class StreamReader:
 
     def give_back(self) -> None:
         """End the loop: report what is done, hand back what is not. Never blocks; nothing to do the second time."""
+        self.overtime.end()
         taken, self._taken = self._taken, Taken([])
         while self._ahead:
             self._channel.abandon(self._ahead.popleft())

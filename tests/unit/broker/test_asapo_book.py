@@ -119,3 +119,16 @@ def test_a_folder_or_file_that_cannot_be_used_is_named(tmp_path: Path) -> None:
     tmp_path.joinpath(FILE).write_bytes(b"no database" * 100)
     with pytest.raises(IndexUnavailable, match=FILE):
         GroupBook(tmp_path)
+
+
+def test_a_group_begins_anew_when_its_stream_was_deleted(book: GroupBook) -> None:
+    mark = book.mark(REF, "g", 5)
+    book.give(mark, 7)
+    book.acknowledge(mark, 3)
+    book.hand_back(mark, 4, 0.0)
+    assert book.mark(REF, "g", 5)[1:] == (7, 0)
+    anew = book.mark(REF, "g", 6)
+    assert anew[1:] == (0, 0)
+    assert book.not_done(anew, 1, 4) == [1, 2, 3, 4]
+    assert book.due(anew, 1.0) is None
+    assert book.mark(REF, "g", 5) == anew, "what was known before does not count"

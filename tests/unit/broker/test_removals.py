@@ -38,6 +38,7 @@ class World:
             send=self._send,
             reply=lambda _, header: self.answers.append(decode(header)),
             forget=self.forgotten.append,
+            let_go=self.forgotten.append,
             load=self.jobs.append,
             serve=lambda _, event: self.served.append(event),
         )

@@ -17,7 +17,7 @@ MAX_WIDTH: Final = 64
 MAX_BYTES: Final = 16 * 1024 * 1024
 """Documents that are kept; the oldest are forgotten."""
 KEPT_S: Final = 1.0
-"""What is older is looked up anew: a stream may have been deleted."""
+"""What is older is looked up anew: a stream may have been deleted otherwise than through this front."""
 MAX_STREAMS: Final = 4096
 
 
@@ -58,6 +58,13 @@ class Ahead:
                     self._bytes += entry.nbytes
             while self._bytes > MAX_BYTES:
                 self._drop(next(iter(self._found)))
+
+    def forget(self, ref: StreamRef) -> None:
+        """Let go of everything of a stream."""
+        with self._lock:
+            self._next.pop(ref, None)
+            for key in [key for key in self._found if key[0] == ref]:
+                self._drop(key)
 
     def _drop(self, key: tuple[StreamRef, int]) -> None:
         kept = self._found.pop(key, None)

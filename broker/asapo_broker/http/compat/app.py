@@ -150,6 +150,7 @@ def _handlers(
         asked.Unacknowledged: acknowledging.unacknowledged,
         asked.LastAcknowledged: acknowledging.last,
         asked.SetMarker: acknowledging.set_marker,
+        asked.DeleteStream: acknowledging.delete_stream,
         asked.FolderToken: transfers.folder_token,
         asked.TransferFile: transfers.transfer,
     }

@@ -27,7 +27,7 @@ MAX_LISTED: Final = 10_000_000
 TABLES: Final = (
     "CREATE TABLE IF NOT EXISTS mark(no INTEGER PRIMARY KEY, beamtime TEXT NOT NULL, source TEXT NOT NULL, "
     "stream TEXT NOT NULL, name TEXT NOT NULL, position INTEGER NOT NULL, last_given INTEGER NOT NULL, "
-    "UNIQUE(beamtime, source, stream, name))",
+    "deletion INTEGER NOT NULL, UNIQUE(beamtime, source, stream, name))",
     "CREATE TABLE IF NOT EXISTS done(mark INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY(mark, id)) WITHOUT ROWID",
     "CREATE TABLE IF NOT EXISTS again(mark INTEGER NOT NULL, id INTEGER NOT NULL, due_s REAL NOT NULL, "
     "delay_s REAL NOT NULL, left INTEGER NOT NULL, PRIMARY KEY(mark, id)) WITHOUT ROWID",
@@ -93,20 +93,24 @@ class GroupBook:
                 raise
             self._database.execute("COMMIT")
 
-    def mark(self, ref: StreamRef, group: str) -> Mark:
-        """Return how far a group is; it begins to exist by being asked for."""
+    def mark(self, ref: StreamRef, group: str, deletion: int = 0) -> Mark:
+        """Return how far a group is; it begins to exist by being asked for, and anew when its stream was deleted.
+
+        `deletion` is the number of the last deletion of a stream of this name.
+        """
         names = (ref.beamtime, ref.source, ref.stream, group)
         where = "WHERE beamtime = ? AND source = ? AND stream = ? AND name = ?"
+        select = f"SELECT no, position, last_given, deletion FROM mark {where}"
         with self._lock, translated(self.path):
-            select = f"SELECT no, position, last_given FROM mark {where}"
             row = self._database.execute(select, names).fetchone()
-            if row is None:
-                self._database.execute(
-                    "INSERT INTO mark(beamtime, source, stream, name, position, last_given) VALUES(?, ?, ?, ?, 0, 0)",
-                    names,
-                )
-                row = self._database.execute(select, names).fetchone()
-        return Mark(*row)
+        if row is None or row[3] < deletion:
+            with self._writing() as database:
+                if row is not None:
+                    _forget(database, where, names)
+                insert = "INSERT OR IGNORE INTO mark(beamtime, source, stream, name, position, last_given, deletion) "
+                database.execute(f"{insert} VALUES(?, ?, ?, ?, 0, 0, ?)", (*names, deletion))
+                row = database.execute(select, names).fetchone()
+        return Mark(*row[:3])
 
     def give(self, mark: Mark, message_id: int) -> None:
         """Move the pointer to an id."""
@@ -175,6 +179,12 @@ class GroupBook:
         with self._lock, translated(self.path):
             self._database.execute("INSERT OR REPLACE INTO again VALUES(?, ?, ?, 0, 1)", (mark.no, message_id, due_s))
 
+    def forget_stream(self, ref: StreamRef) -> None:
+        """Let go of what all groups know of a stream."""
+        names = (ref.beamtime, ref.source, ref.stream)
+        with self._writing() as database:
+            _forget(database, "WHERE beamtime = ? AND source = ? AND stream = ?", names)
+
     def last_done(self, mark: Mark) -> int:
         """Return the highest id that was acknowledged; 0 for none."""
         with self._lock, translated(self.path):
@@ -202,3 +212,10 @@ class GroupBook:
         """Close the file."""
         with self._lock:
             self._database.close()
+
+
+def _forget(database: sqlite3.Connection, where: str, names: tuple[str, ...]) -> None:
+    """Remove marks and what belongs to them."""
+    for table in ("done", "again"):
+        database.execute(f"DELETE FROM {table} WHERE mark IN (SELECT no FROM mark {where})", names)
+    database.execute(f"DELETE FROM mark {where}", names)

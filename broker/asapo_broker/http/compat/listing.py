@@ -27,7 +27,8 @@ class Listings:
 
     def __init__(self, streams: Streams) -> None:
         self._streams = streams
-        self._created_ns: dict[StreamRef, int] = {}
+        self._created_ns: dict[tuple[StreamRef, int], int] = {}
+        """By stream and its number: a later one may have the same name."""
 
     # -- streams and sources ------------------------------------------------------------------------------------------
 
@@ -43,20 +44,20 @@ class Listings:
         return StreamEntry(
             found["stream"],
             facts.id_max,
-            self._created(of_stream) if facts.n_messages else 0,
+            self._created(of_stream, found["number"]) if facts.n_messages else 0,
             self._taken_in(of_stream, NEWEST) if facts.n_messages else 0,
             facts.finished,
             facts.next_stream,
         )
 
-    def _created(self, request: asked.CompatRequest) -> int:
+    def _created(self, request: asked.CompatRequest, number: int) -> int:
         """Return when the first message was taken in, ns since the Unix epoch; it is asked once."""
-        ref = StreamRef(request.beamtime, request.source, request.stream)
-        found = self._created_ns.get(ref)
+        key = (StreamRef(request.beamtime, request.source, request.stream), number)
+        found = self._created_ns.get(key)
         if found is None:
             if len(self._created_ns) >= MAX_KNOWN:
                 self._created_ns.clear()
-            found = self._created_ns[ref] = self._taken_in(request, FIRST)
+            found = self._created_ns[key] = self._taken_in(request, FIRST)
         return found
 
     def _taken_in(self, request: asked.CompatRequest, text: str) -> int:

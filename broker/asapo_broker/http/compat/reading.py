@@ -38,7 +38,7 @@ class Reading:
     def next(self, request: Next) -> Answer:
         """Give the next message of a group, or one that is to be given again."""
         with self._turn(request):
-            mark = self._book.mark(ref_of(request), request.group)
+            mark = self._book.mark(ref_of(request), request.group, self._streams.deletion(request))
             found = self._again(request, mark)
             if found is not None:
                 return _given(found, request.dataset)
@@ -94,7 +94,7 @@ class Reading:
         if not request.group:
             return self._last(request)
         with self._turn(request):
-            mark = self._book.mark(ref_of(request), request.group)
+            mark = self._book.mark(ref_of(request), request.group, self._streams.deletion(request))
             found = self._highest(request)
             if found is None or found.id == mark.last_given:
                 return no_message_answer(self._streams.describe(request).at_the_end())

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,7 +17,8 @@ from asapo.errors import StreamState, UnknownStream, WrongInput
 from asapo.models import Row, StreamRef
 from asapo.storage.layout import client_path_of
 from asapo.wire.events import Describe, GetById, Query, Rows
-from asapo_broker.http.compat.ahead import Ahead
+from asapo.wire.stream_events import DeleteStream
+from asapo_broker.http.compat.ahead import KEPT_S, MAX_STREAMS, Ahead
 from asapo_broker.http.compat.cores import Cores
 
 FIRST: Final = "LIMIT 1"
@@ -86,6 +90,8 @@ class Streams:
     def __init__(self, cores: Cores) -> None:
         self.cores = cores
         self._ahead = Ahead()
+        self._deletions: dict[StreamRef, tuple[float, int]] = {}
+        """When it was asked, and the number of the last deletion of a stream of this name."""
 
     def describe(self, request: CompatRequest) -> StreamFacts:
         """Return what is known of the stream."""
@@ -100,6 +106,29 @@ class Streams:
             return dict(self._ask(request)["meta"])
         except UnknownStream:
             return {}
+
+    def deletion(self, request: CompatRequest) -> int:
+        """Return the number of the last deletion of a stream of this name, as of a moment ago; 0 for none."""
+        ref, now_s = ref_of(request), time.monotonic()
+        asked_s, number = self._deletions.get(ref, (-math.inf, 0))
+        if now_s - asked_s >= KEPT_S:
+            with suppress(UnknownStream):
+                number = self._ask(request).get("deleted", 0)
+            if len(self._deletions) >= MAX_STREAMS:
+                self._deletions.clear()
+            self._deletions[ref] = (now_s, number)
+        return number
+
+    def delete(self, request: CompatRequest) -> bool:
+        """Delete the stream, also while somebody writes to it, as ASAP::O does; False when there is none."""
+        try:
+            self.cores.ask(request.beamtime, DeleteStream, source=request.source, stream=request.stream, force=True)
+        except UnknownStream:
+            return False
+        finally:
+            self._ahead.forget(ref_of(request))
+            self._deletions.pop(ref_of(request), None)
+        return True
 
     def _ask(self, request: CompatRequest) -> dict[Any, Any]:
         return self.cores.ask(request.beamtime, Describe, source=request.source, stream=request.stream)

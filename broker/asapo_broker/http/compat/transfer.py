@@ -74,15 +74,16 @@ class Transfers:
             row.offset,
             row.size,
             checksum=row.checksum & DIGEST_MASK,
-            fetch=partial(self._fetched, beamtime, named, segment),
+            fetch=partial(self._fetched, beamtime, named, segment, max(0, row.segment)),
         )
 
-    def _fetched(self, beamtime: str, named: Named, segment: SegmentInfo | None) -> memoryview:
+    def _fetched(self, beamtime: str, named: Named, segment: SegmentInfo | None, number: int) -> memoryview:
         if segment is None or not segment.data_address:
             raise StorageError(f"no data server is known that has message {named.message_id}; is the receiver running?")
         return self._link(segment.data_address, beamtime).fetch(
-            source=named.source, stream=named.stream, message_id=named.message_id, substream=named.substream
-        )
+            source=named.source, stream=named.stream, message_id=named.message_id, substream=named.substream,
+            segment=number,
+        )  # fmt: skip
 
     def _link(self, address: str, beamtime: str) -> Asker:
         with self._lock:

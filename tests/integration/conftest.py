@@ -1,10 +1,12 @@
-"""A scripted receiver and a producer that knows it."""
+"""Peers that follow a script, and a producer and a consumer that know them."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
-from asapo import Producer
+from asapo import Consumer, Producer
+from asapo.testing.fake_broker import FakeBroker
 from asapo.testing.fake_receiver import FakeReceiver
 
 
@@ -19,3 +21,15 @@ def receiver() -> Iterator[FakeReceiver]:
 def producer(receiver: FakeReceiver) -> Iterator[Producer]:
     with Producer(beamtime="bt", source="det", receivers=[receiver.address]) as producer:
         yield producer
+
+
+@pytest.fixture
+def broker() -> Any:
+    with FakeBroker() as running:
+        yield running
+
+
+@pytest.fixture
+def consumer(broker: FakeBroker) -> Any:
+    with Consumer(broker.url, beamtime="bt", source="det") as made:
+        yield made

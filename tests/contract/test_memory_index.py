@@ -8,7 +8,8 @@ import pytest
 
 from asapo.index import MetadataIndex
 from asapo.testing.memory_index import MemoryIndex
-from tests.contract.index_contract import TIMEOUT_S, Clock, IndexContract
+from tests.contract.index_contract import IndexContract
+from tests.contract.index_units import TIMEOUT_S, Clock
 
 
 class TestMemoryIndex(IndexContract):

@@ -12,7 +12,7 @@ from asapo.index.gaps import cursor_behind, first_of
 from asapo.models import MAX_ID, StreamRef
 from asapo.testing.memory_index import MemoryIndex
 from asapo.wire.events import Done, Query
-from tests.contract.index_contract import unit
+from tests.contract.index_units import unit
 
 REF = StreamRef("bt", "det", "run1")
 NO_ROWS: Callable[..., Any] = lambda *_, **__: pytest.fail("asked for no rows")  # noqa: E731

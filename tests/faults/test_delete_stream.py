@@ -16,7 +16,8 @@ from tests.faults.test_failpoints import restart
 pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.timeout(120)]
 
 RECEIVER_PLACES = [
-    "delete.before-commit", "delete.after-commit", "delete.before-rename", "delete.after-move", "delete.after-finish",
+    "delete.before-commit", "delete.after-commit", "delete.after-move",
+    *(pytest.param(place, marks=pytest.mark.soak) for place in ("delete.before-rename", "delete.after-finish")),
 ]  # fmt: skip
 
 

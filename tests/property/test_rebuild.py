@@ -5,6 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -62,6 +63,7 @@ def read(index: SqliteIndex, stream: str) -> list[tuple[Any, ...]]:
     return [(message_id, firsts[message_id][1], firsts[message_id][9]) for message_id in sorted(firsts)]
 
 
+@pytest.mark.timeout(300)
 @settings(max_examples=40, deadline=None)
 @given(st.lists(STEPS, max_size=25))
 def test_before_is_after_and_the_folder_reads_the_same(steps: list[tuple[Any, ...]]) -> None:

@@ -113,7 +113,11 @@ def test_a_core_that_dies_before_it_forgets_the_groups_forgets_them_later(servic
         assert read(consumer) == [(1, b"new")]
 
 
-@pytest.mark.parametrize("faults", ["", "ingest.after-journal:2:kill"], ids=["killed", "killed before it indexed"])
+@pytest.mark.parametrize(
+    "faults",
+    ["", pytest.param("ingest.after-journal:2:kill", marks=pytest.mark.soak)],
+    ids=["killed", "killed before it indexed"],
+)
 def test_the_part_of_a_receiver_that_is_down_does_not_come_back(services: LocalServices, faults: str) -> None:
     services.add_receiver()
     fill(services, [b"x"], "warm up")
@@ -167,6 +171,7 @@ def test_a_receiver_that_dies_while_it_finishes_a_deletion_at_its_start_finishes
         assert read(consumer) == [(1, b"new")]
 
 
+@pytest.mark.soak
 def test_another_receiver_finishes_a_deletion_before_it_writes(services: LocalServices) -> None:
     services.add_receiver()
     fill(services, [b"a"])

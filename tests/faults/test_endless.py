@@ -137,6 +137,7 @@ def test_a_producer_beside_it_keeps_its_rate_and_the_service_its_budget(target: 
     assert grown < 1.1 * (MESSAGE + OVERSHOOT_BYTES)
 
 
+@pytest.mark.soak
 def test_a_producer_that_sends_all_it_can_is_never_taken_for_one(tmp_path: Path) -> None:
     with (
         LocalServices(tmp_path, http=True, log_level="error", max_unit_bytes=16 * MIB) as services,

@@ -95,7 +95,8 @@ def test_a_receiver_without_memory_refuses_new_work_and_keeps_the_old(tmp_path: 
         assert old.check_all(services) == sorted(old.acked)
 
 
-@pytest.mark.parametrize("limit", ["address space", pytest.param("data", marks=pytest.mark.soak)])
+@pytest.mark.soak
+@pytest.mark.parametrize("limit", LIMITS)
 def test_a_core_without_memory_refuses_new_clients_and_keeps_the_old(tmp_path: Path, limit: str) -> None:
     ledger = Ledger("old", sizes=(1_000,))
     with LocalServices(tmp_path, log_level="error") as services, producer_of(services) as producer:

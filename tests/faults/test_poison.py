@@ -80,7 +80,9 @@ REASONS = {
 }
 
 
-@pytest.mark.parametrize("how", REASONS)
+@pytest.mark.parametrize(
+    "how", ["kill", "raise", "hang", *(pytest.param(how, marks=pytest.mark.soak) for how in ("stop", "leak"))]
+)
 def test_a_frame_that_ends_every_worker_is_given_up_and_the_stream_goes_on(services: LocalServices, how: str) -> None:
     fill(services, how)
     lines = run_workers(services, how, how, MOST + 1)

@@ -26,7 +26,7 @@ pytestmark = [pytest.mark.needs_server, pytest.mark.needs_linux, pytest.mark.tim
 # -- receivers come and go -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("last_way", ["end", "kill"])
+@pytest.mark.parametrize("last_way", [pytest.param("end", marks=pytest.mark.soak), "kill"])
 def test_receivers_added_and_removed_under_load_lose_nothing_and_keep_the_order(tmp_path: Path, last_way: str) -> None:
     ledger = Ledger("striped")
     with LocalServices(tmp_path) as services, producer_of(services) as producer:

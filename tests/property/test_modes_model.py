@@ -345,5 +345,5 @@ class ModesMachine(RuleBasedStateMachine):
 
 TestModes = ModesMachine.TestCase
 TestModes.settings = settings(
-    max_examples=120, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=60, stateful_step_count=50, deadline=None, suppress_health_check=list(HealthCheck)
 )

@@ -2,31 +2,15 @@
 
 from __future__ import annotations
 
-import sqlite3
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Sequence
 
 from asapo.index import keys, sorting
-from asapo.index.database import Database
+from asapo.index.sqlite_base import SqliteBase
 from asapo.models import StreamRef
 
 
-class SqliteKeys:
+class SqliteKeys(SqliteBase):
     """The part of the SQLite index that knows declared keys."""
-
-    _database: Database
-
-    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Run the body in one transaction, the names as they are now."""
-        raise NotImplementedError
-
-    def stream_no(self, ref: StreamRef) -> int | None:
-        """Return the number of a stream, None when there is no such stream."""
-        raise NotImplementedError
-
-    def stream_refs(self, nos: Iterable[int]) -> dict[int, StreamRef]:
-        """Return the streams of these numbers."""
-        raise NotImplementedError
 
     def declare_keys(self, names: Sequence[str]) -> None:
         """Say which metadata keys (`a.b`) have a live index; replaces those declared before. At most two (R14).

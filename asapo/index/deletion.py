@@ -10,15 +10,14 @@ import os
 import sqlite3
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
 from typing import Final
 
-from asapo.errors import StreamBusy, UnknownStream, WrongInput
+from asapo.errors import StreamBusy, UnknownStream
 from asapo.failpoints import failpoint
-from asapo.index.database import Database
 from asapo.index.interface import Clock, Deletion
 from asapo.index.schema import SEQ_BITS, SEQ_MASK
 from asapo.index.sessions import IS_OPEN
+from asapo.index.sqlite_base import SqliteBase
 from asapo.models import StreamRef
 from asapo.storage.layout import SEGMENT_SUFFIX, is_segment
 from asapo.storage.trash import move_away
@@ -47,33 +46,29 @@ _ROWS: Final = (
 )
 
 
-class SqliteDeletions:
+class SqliteDeletions(SqliteBase):
     """The part of the SQLite index that deletes streams."""
 
-    beamtime: str
-    _database: Database
     _session_timeout_s: float
     _clock_s: Clock
-
-    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
-        """Run the body in one transaction, the names as they are now."""
-        raise NotImplementedError
 
     def delete_stream(
         self, ref: StreamRef, *, force: bool = False, number: int = 0, folders: Sequence[str] = ()
     ) -> Deletion:
         """Forget a stream; see `MetadataIndex.delete_stream`."""
-        if ref.beamtime != self.beamtime:
-            raise WrongInput(f"{ref} is not of beamtime {self.beamtime!r}")
+        self._own(ref)
         with self._writing() as connection:
             open_since_s = self._clock_s() - self._session_timeout_s
             found = _delete(connection, ref, number, folders, force=force, open_since_s=open_since_s)
             failpoint("delete.before-commit")
         return found
 
-    def last_deletion(self) -> int:
-        """Return the number of the newest deletion, 0 when there was none."""
-        return int(self._database.read("SELECT ifnull(max(no), 0) FROM deletion")[0][0])
+    def last_deletion(self, ref: StreamRef | None = None) -> int:
+        """Return the number of the newest deletion (of a stream of this name), 0 when there was none."""
+        select = "SELECT ifnull(max(no), 0) FROM deletion"
+        if ref is None:
+            return int(self._database.read(select)[0][0])
+        return int(self._database.read(f"{select} WHERE source = ? AND stream = ?", (ref.source, ref.stream))[0][0])
 
     def deletions(self, after: int = 0) -> list[Deletion]:
         """Return the deletions with higher numbers, in their order."""

@@ -237,8 +237,8 @@ class MetadataIndex(Protocol):
         it. Its files lie in `folders`, and wherever segments of it are registered.
         """
 
-    def last_deletion(self) -> int:
-        """Return the number of the newest deletion, 0 when there was none."""
+    def last_deletion(self, ref: StreamRef | None = None) -> int:
+        """Return the number of the newest deletion (of a stream of this name), 0 when there was none."""
 
     def deletions(self, after: int = 0) -> list[Deletion]:
         """Return the deletions with higher numbers, in their order."""

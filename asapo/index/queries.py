@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from typing import Final
 
 from asapo.errors import DeadlineExceeded, WrongInput
-from asapo.index.database import Database
 from asapo.index.gaps import ABSENT, DENSE, PARTS, Incomplete
 from asapo.index.interface import QUERY_ROW_LIMIT, QUERY_TIME_LIMIT_S, Explanation, RowTuple, key_path
 from asapo.index.keys import declared
@@ -17,6 +16,7 @@ from asapo.index.plans import Planner, count, sample
 from asapo.index.ranges import ID, Asked, Range, Span, Statement, ranges
 from asapo.index.schema import SEQ_MASK
 from asapo.index.sorting import noted
+from asapo.index.sqlite_base import SqliteBase
 from asapo.index.walks import MOST, Walker
 from asapo.query import And, Comparison, Expr, In, MetaKey, Or, Query
 from asapo.query.ast import Key
@@ -26,10 +26,8 @@ STEPS_PER_LOOK: Final = 10_000
 """Steps of SQLite's virtual machine between two looks at the clock during a query: about 0.3 ms."""
 
 
-class SqliteQueries:
+class SqliteQueries(SqliteBase):
     """The part of the SQLite index that answers queries."""
-
-    _database: Database
 
     def query(
         self,

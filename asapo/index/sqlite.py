@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from asapo.errors import IndexUnavailable, UnknownStream, WrongInput
+from asapo.errors import IndexUnavailable, UnknownStream
 from asapo.failpoints import failpoint
 from asapo.hostinfo import boot_id as boot_id_of_host
 from asapo.index import deletion, ingest, schema, sessions
@@ -119,16 +118,6 @@ class SqliteIndex(SqliteQueries, SqliteKeys, deletion.SqliteDeletions):
 
     # -- ingest -----------------------------------------------------------------------------------------------------
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        try:
-            with self._database.writing() as connection:
-                self._names.refresh(connection)
-                yield connection
-        except BaseException:
-            self._names.forget()
-            raise
-
     def commit(self, units: Sequence[UnitRecord]) -> list[UnitOutcome]:
         """Index the units in one transaction; one bad message refuses only itself; units keep their order."""
         for ref in ingest.by_stream(units):
@@ -149,10 +138,6 @@ class SqliteIndex(SqliteQueries, SqliteKeys, deletion.SqliteDeletions):
             return outcomes
         rest = iter(outcomes)
         return [UnitOutcome(0, 0, void=True) if at in void else next(rest) for at in range(len(units))]
-
-    def _own(self, ref: StreamRef) -> None:
-        if ref.beamtime != self.beamtime:
-            raise WrongInput(f"{ref} is not of beamtime {self.beamtime!r}")
 
     def register_segment(
         self, path: str, receiver_id: str, epoch: int, tier_uuid: str, boot_id: str, ref: StreamRef
@@ -251,21 +236,8 @@ class SqliteIndex(SqliteQueries, SqliteKeys, deletion.SqliteDeletions):
         """Return the beamtime's metadata as text."""
         return str(self._database.read("SELECT value FROM info WHERE name = 'meta'")[0][0])
 
-    def stream_no(self, ref: StreamRef) -> int | None:
-        """Return the number of a stream, None when there is no such stream."""
-        rows = self._named("SELECT no FROM stream", ref)
-        return int(rows[0][0]) if rows else None
-
-    def _named(self, select: str, ref: StreamRef) -> list[Any]:
-        self._own(ref)
-        return self._database.read(f"{select} WHERE source = ? AND stream = ? AND known = 1", (ref.source, ref.stream))
-
     def _unknown(self, ref: StreamRef) -> UnknownStream:
         return UnknownStream(f"no stream {ref} yet", source=ref.source, stream=ref.stream)
-
-    def stream_refs(self, nos: Iterable[int]) -> dict[int, StreamRef]:
-        """Return the names of streams by number, also of such that are known only as an origin."""
-        return self._refs(nos)
 
     def segments(self, nos: Iterable[int]) -> dict[int, SegmentInfo]:
         """Return where these segments lie (without data server address: the core knows that)."""

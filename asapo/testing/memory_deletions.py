@@ -54,9 +54,9 @@ class MemoryDeletions:
         known = [opened for _, opened in self._segment_infos if opened.path in self._segments and opened.ref == ref]
         return [opened.path for opened in known if not opened.path.startswith("memory:")]
 
-    def last_deletion(self) -> int:
-        """Return the number of the newest deletion, 0 when there was none."""
-        return self._deletions[-1].no if self._deletions else 0
+    def last_deletion(self, ref: StreamRef | None = None) -> int:
+        """Return the number of the newest deletion (of a stream of this name), 0 when there was none."""
+        return max((one.no for one in self._deletions if ref in (None, one.ref)), default=0)
 
     def deletions(self, after: int = 0) -> list[Deletion]:
         """Return the deletions with higher numbers, in their order."""

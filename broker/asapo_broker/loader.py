@@ -192,9 +192,7 @@ class Loader:
     def _forget_groups(self, ref: StreamRef) -> bool:
         """Forget what is stored of the groups of a stream's deleted namesake; True when there was one."""
         index = self._indexes.open(ref.beamtime)
-        if index is None or not index.last_deletion():
-            return False
-        last = max((one.no for one in index.deletions() if one.ref == ref), default=0)
+        last = index.last_deletion(ref) if index is not None else 0
         if last:
             self._store.forget_stream(ref, last)
         return last > 0

@@ -120,7 +120,7 @@ class RequestPool:
             info = info_map(index.stream_info(ref))
             keys = {"declared_keys": index.declared_keys(), "sorted_keys": index.sorted_keys()}
             return Done(
-                request.request, {**info, "number": index.stream_no(ref), **keys, "deleted": _deleted(index, ref)}
+                request.request, {**info, "number": index.stream_no(ref), **keys, "deleted": index.last_deletion(ref)}
             )
         no = index.stream_no(ref)
         if no is None:
@@ -198,8 +198,3 @@ class RequestPool:
         tables = self._indexes.tables(beamtime)
         tables.learn(index, rows)
         return tables.answer(request, rows, self._registry, **extra)
-
-
-def _deleted(index: MetadataIndex, ref: StreamRef) -> int:
-    """Return the number of the last deletion of a stream of this name; 0 when there was none."""
-    return max((one.no for one in index.deletions() if one.ref == ref), default=0) if index.last_deletion() else 0

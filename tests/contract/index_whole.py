@@ -177,7 +177,8 @@ class WholeContract(IndexFixtures):
         begun = index.last_deletion()
         index.commit([unit([1], begun=begun), unit([1], ref("other"), begun=begun)])
         deletion = index.delete_stream(ref())
-        assert index.last_deletion() == deletion.no > begun
+        assert index.last_deletion() == index.last_deletion(ref()) == deletion.no > begun
+        assert index.last_deletion(ref("never")) == 0
         outcomes = index.commit([unit([2], begun=begun), unit([2], ref("other"), begun=begun)])
         assert [(one.void, one.first_seq) for one in outcomes] == [(True, 0), (False, 2)]
         assert index.stream_no(ref()) is None

@@ -66,14 +66,11 @@ class Indexer:
         self._receiver_id = receiver_id
         self._register = register
         self._own_file = own_file
-        self._finished = finished
-        self._note = note
-        self._announce = announce
+        self._finished, self._note, self._announce = finished, note, announce
         self._more_coming = more_coming
         self._gather_bytes = gather_bytes
-        self._recent = recent
-        self._memory = memory
-        self._counters = counters
+        self._again = again
+        self._recent, self._memory, self._counters = recent, memory, counters
         self._inbox: queue.SimpleQueue[list[Unit] | Request | SegmentHandle | Closing | _BeatsWait | None] = (
             queue.SimpleQueue()
         )
@@ -84,7 +81,6 @@ class Indexer:
         self._memory_offset = MEMORY_BASE
         self._memory_name = f"{MEMORY_PREFIX}{receiver_id}-{epoch}"
         self._memory_segments: dict[str, int] = {}
-        self._again = again
         self._noted: set[int] = set()
         """Numbers of segments with units on which notes were handed to the writer."""
         self._beats: dict[tuple[str, str, bytes], dict[str, int]] = {}

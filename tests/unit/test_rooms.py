@@ -2,6 +2,8 @@
 
 import importlib
 import importlib.util
+import itertools
+import re
 import subprocess
 import sys
 import tomllib
@@ -138,13 +140,21 @@ def test_every_extra_the_front_door_advises_exists() -> None:
     assert set(asapo._EXTRAS.values()) <= set(extras)
 
 
+PINNED = re.compile(r"[A-Za-z0-9._-]+(\[[a-z0-9,-]+\])?==[A-Za-z0-9.+!]+( ; [^/@]+)? \\")
+"""One version of one package, for some platforms or all, and a hash behind it."""
+WHO = r"[A-Za-z0-9._-]+( \(pyproject\.toml(:[a-z-]+)?\))?"
+BELOW = re.compile(rf"    --hash=sha256:[0-9a-f]{{64}}( \\)?|    # {{1,3}}(via)?( ?{WHO})?")
+"""A hash, or who asked for the package: no address of any kind."""
+
+
 @pytest.mark.parametrize("lock", ["asapo-clients.txt", "dev.txt", "lock.txt"])
 def test_the_locks_carry_hashes_and_no_addresses(lock: str) -> None:
-    text = (ROOT / "requirements" / lock).read_text(encoding="utf-8")
-    requirements = [block for block in text.split("\n") if "==" in block and not block.startswith((" ", "#"))]
-    assert requirements
-    assert all(line.endswith("\\") for line in requirements)
-    assert not any(sign in text for sign in ("://", "--index", "--extra-index", "--find-links", "file:", "@ "))
+    lines = (ROOT / "requirements" / lock).read_text(encoding="utf-8").splitlines()
+    pinned = [line for line in lines if PINNED.fullmatch(line)]
+    assert pinned
+    assert [line for line in lines if not (PINNED.fullmatch(line) or BELOW.fullmatch(line))] == []
+    for line, following in itertools.pairwise(lines):
+        assert "--hash" in following or line not in pinned, line
 
 
 @_when_written("asapo.cli", "__name__")

@@ -106,19 +106,10 @@ class Stage:
         self._group = group
         self._out_stream = out_stream
         self._reading: dict[str, Any] = {
-            "group": group,
-            "stream": stream,
-            "where": where,
-            "batch": batch,
-            "ordered": ordered,
-            "follow": follow,
-            "timeout_s": timeout_s,
-            "max_attempts": max_attempts,
-            "min_parts": min_parts,
-            "dataset_timeout_s": dataset_timeout_s,
-            "aligned": aligned,
-            "work_timeout_s": work_timeout_s,
-        }
+            "group": group, "stream": stream, "where": where, "batch": batch, "ordered": ordered, "follow": follow,
+            "timeout_s": timeout_s, "max_attempts": max_attempts, "min_parts": min_parts,
+            "dataset_timeout_s": dataset_timeout_s, "aligned": aligned, "work_timeout_s": work_timeout_s,
+        }  # fmt: skip
         self._stop = threading.Event()
         self._counts = StageCounts()
         self._began_s: float | None = None
